@@ -1,0 +1,58 @@
+//! Every bound of the system and what happens at it. A queue without a row here is a bug.
+
+macro_rules! limits {
+    ($($name:ident: $ty:ty = $value:expr => $full:literal;)*) => {
+        $(
+            #[doc = concat!("When full or exceeded: ", $full, ".")]
+            pub const $name: $ty = $value;
+        )*
+
+        /// Name, value and consequence of every limit, for `--help`, metrics and tests.
+        pub const ALL: &[(&str, u64, &str)] = &[$((stringify!($name), $value as u64, $full),)*];
+    };
+}
+
+limits! {
+    // store: requests
+    REQUEST_BYTES: usize = 1_572_864 => "the request is refused: TooLarge, etcd's text \"request is too large\"";
+    TXN_OPS: usize = 128 => "an etcd client's transaction is refused: \"too many operations in txn request\" (API server transactions have their own bound)";
+    TRANSACT_OBJECTS: usize = 500 => "Transact is refused with BadRequest";
+    PROPOSALS_QUEUED: usize = 16_384 => "TooManyRequests at once, etcd's text \"too many requests\"";
+    PROPOSALS_IN_FLIGHT: usize = 8 => "the next batch grows while it waits";
+    PROPOSAL_BATCH: usize = 512 => "the rest waits for the next batch";
+    PROPOSAL_BATCH_BYTES: usize = 4 << 20 => "the rest waits for the next batch";
+    READS_QUEUED: usize = 65_536 => "TooManyRequests at once";
+    // store: watches
+    WATCH_RING_REVISIONS: usize = 65_536 => "a cursor that is behind the ring reads history from the engine";
+    WATCH_RING_BYTES: usize = 64 << 20 => "the oldest batches leave the ring";
+    WATCH_STREAM_QUEUE: usize = 64 => "the cursor goes back to catching up from history; the writer is never slowed";
+    WATCHES_PER_STREAM: usize = 10_000 => "the watch is refused: TooManyRequests";
+    // store: raft
+    RAFT_TAIL_BYTES: usize = 64 << 20 => "older entries are read from the segment files";
+    RAFT_APPEND_QUEUE: usize = 64 => "the leader waits for the follower's acknowledgement";
+    SNAPSHOT_CHUNK_BYTES: usize = 1 << 20 => "the file goes on in the next chunk";
+    // API server
+    BODY_BYTES: usize = 3 << 20 => "413 RequestEntityTooLarge";
+    LIST_PAGE_MAX: usize = 10_000 => "a longer page is cut to this and a continue token is given";
+    CACHE_EVENTS: usize = 16_384 => "a watch from before the window answers 410 Expired";
+    WATCHER_QUEUE: usize = 1_024 => "the watch is closed, and its client resumes from the last revision that it saw";
+    REQUESTS_IN_FLIGHT: usize = 2_000 => "429 with Retry-After";
+    // agents
+    QUEUE_KEYS: usize = 100_000 => "the informer stops reading until the queue has room";
+    NODE_SESSION_QUEUE: usize = 1_024 => "the session is closed and the agent comes back with its full state";
+    STATUS_BATCH: usize = 256 => "the rest goes in the next batch";
+    BIND_BATCH: usize = 256 => "the rest is bound in the next transaction";
+}
+
+const _: () = assert!(PROPOSAL_BATCH <= PROPOSALS_QUEUED);
+const _: () = assert!(REQUEST_BYTES <= PROPOSAL_BATCH_BYTES);
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_limit_says_what_happens() {
+        for (name, value, full) in super::ALL {
+            assert!(*value > 0 && full.len() > 10, "{name}");
+        }
+    }
+}

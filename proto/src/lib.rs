@@ -1,0 +1,18 @@
+//! The wire: generated modules, conversions to the words of `kontiki-base`, clients, and the system's [`env::SystemEnv`].
+
+pub mod env;
+
+/// Generated: `kontiki.api.v1`, the native gRPC door.
+#[allow(missing_docs, clippy::all, unreachable_pub)]
+pub mod api {
+    tonic::include_proto!("kontiki.api.v1");
+}
+
+/// Generated: `kontiki.node.v1`, the session between node agents and servers.
+#[allow(missing_docs, clippy::all, unreachable_pub)]
+pub mod node {
+    tonic::include_proto!("kontiki.node.v1");
+}
+
+/// Every message and service as one descriptor set, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,3 @@
+//! `kontiki`: argument parsing and composition only.
+
+fn main() {}

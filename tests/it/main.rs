@@ -1,0 +1,3 @@
+//! One binary for all tests from outside: it is linked once.
+
+mod tidy;
