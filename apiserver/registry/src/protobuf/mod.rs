@@ -1,0 +1,1 @@
+//! Kubernetes' protobuf encoding, to and from JSON values.

@@ -1,0 +1,1 @@
+//! Kubernetes quantities: parsing, the canonical form, comparison.
