@@ -5,7 +5,16 @@ use std::path::PathBuf;
 use prost::Message as _;
 
 /// Each file with the folder that its imports are relative to.
-const FILES: &[&str] = &["api/resources.proto", "node/session.proto"];
+const FILES: &[&str] = &[
+    "api/resources.proto",
+    "cri/api.proto",
+    "etcd/auth.proto",
+    "etcd/election.proto",
+    "etcd/kv.proto",
+    "etcd/lock.proto",
+    "etcd/rpc.proto",
+    "node/session.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);

@@ -1,6 +1,8 @@
 //! The wire: generated modules, conversions to the words of `kontiki-base`, clients, and the system's [`env::SystemEnv`].
 
+pub mod convert;
 pub mod env;
+pub mod etcd;
 
 /// Generated: `kontiki.api.v1`, the native gRPC door.
 #[allow(missing_docs, clippy::all, unreachable_pub)]
@@ -12,6 +14,12 @@ pub mod api {
 #[allow(missing_docs, clippy::all, unreachable_pub)]
 pub mod node {
     tonic::include_proto!("kontiki.node.v1");
+}
+
+/// Generated: `runtime.v1`, the Container Runtime Interface.
+#[allow(missing_docs, clippy::all, unreachable_pub)]
+pub mod cri {
+    tonic::include_proto!("runtime.v1");
 }
 
 /// Every message and service as one descriptor set, for reflection.
