@@ -42,6 +42,10 @@ limits! {
     NODE_SESSION_QUEUE: usize = 1_024 => "the session is closed and the agent comes back with its full state";
     STATUS_BATCH: usize = 256 => "the rest goes in the next batch";
     BIND_BATCH: usize = 256 => "the rest is bound in the next transaction";
+    LIVENESS_NODES: usize = 50_000 => "heartbeats of further nodes are not recorded, and their sessions are refused: TooManyRequests";
+    EVENT_ROWS: usize = 4_096 => "the oldest row of the aggregation is forgotten: its next event starts a new count";
+    EVENTS_QUEUED: usize = 1_024 => "the event is dropped and counted";
+    NODE_SESSIONS: usize = 10_000 => "the session is refused: TooManyRequests, and the agent tries another server";
 }
 
 const _: () = assert!(PROPOSAL_BATCH <= PROPOSALS_QUEUED);
