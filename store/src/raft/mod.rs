@@ -1,5 +1,9 @@
 //! Consensus, behind one trait: the rest of the store does not know openraft.
 
+pub mod node;
+
+pub use node::{InitialMember, RaftConfig, RaftNode, StartError, Storage, Timings};
+
 use kontiki_base::BoxFuture;
 use kontiki_base::ids::{LogIndex, MemberId, Revision, Term};
 use kontiki_base::kv::{Event, KvError};

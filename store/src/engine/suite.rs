@@ -1,0 +1,1 @@
+//! The laws of an engine, run on every implementation.
