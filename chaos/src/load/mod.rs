@@ -1,0 +1,4 @@
+//! Clients that record what they see.
+
+pub mod kv;
+pub mod pods;
