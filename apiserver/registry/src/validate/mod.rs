@@ -1,0 +1,3 @@
+//! What must hold of objects: syntax of names and metadata, and the rules of single kinds.
+
+pub mod names;
