@@ -1,0 +1,166 @@
+//! Several real nodes on one machine: a network namespace and a containerd for each, joined by a bridge.
+//!
+//! What is made here outlives the process that made it: `kontiki up` may be killed and started again, and finds its nodes with their
+//! pods still running. [`Testbed::down`] removes everything; [`Testbed::up`] first removes what a run that was killed half-way left.
+//! Everything that is visible outside the data directory (namespaces, cgroups, one network device) carries a prefix that is derived
+//! from the data directory, so that clusters on one machine do not meet.
+//!
+//! ```text
+//!   root namespace            <prefix>-fab              <prefix>-n1                <prefix>-n2
+//!   servers, .254 ───────────── bridge br0 .1 ───────── eth0 .11, containerd ──── eth0 .12, containerd …
+//! ```
+
+mod cgroup;
+mod containerd;
+mod exec;
+mod network;
+mod node;
+mod plan;
+mod preflight;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::process::Command;
+
+pub use exec::TestbedError;
+pub use plan::{NodePlan, Plan};
+pub use preflight::{Missing, Need, preflight};
+
+/// A running or planned set of nodes.
+#[derive(Clone, Debug)]
+pub struct Testbed {
+    plan: Plan,
+}
+
+/// What is needed to work with one running node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeHandle {
+    /// The node's name, which is also its host name.
+    pub name: String,
+    /// Its network namespace, as in `ip netns`.
+    pub netns: String,
+    /// A process that lives as long as the node does; enter its mount, network and UTS namespaces to be on the node.
+    pub pid: u32,
+    /// The socket of its containerd; a file that is visible on the machine too.
+    pub cri_socket: std::path::PathBuf,
+    /// The node's address.
+    pub ip: std::net::Ipv4Addr,
+}
+
+impl Testbed {
+    /// Decides names, addresses and directories. Touches nothing; the same arguments give the same plan.
+    ///
+    /// # Errors
+    /// If there are more nodes than addresses, or the data directory is so deep that a socket in it could not be bound.
+    pub fn plan(data_dir: &Path, nodes: usize) -> Result<Self, TestbedError> {
+        Ok(Self { plan: Plan::new(data_dir, nodes)? })
+    }
+
+    /// The decisions.
+    pub fn layout(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The address of the machine on the nodes' network: where nodes reach servers that run in the root namespace.
+    pub fn host_address(&self) -> std::net::Ipv4Addr {
+        self.plan.host_address
+    }
+
+    /// Brings everything up. Nodes that run already are left alone, with all their pods; what is broken or half-made is removed and
+    /// made again. Blocks for about half a second per new node.
+    ///
+    /// # Errors
+    /// The first step that failed, with the words of the tool that it used. What was made until then stays, for `down` or the next `up`.
+    pub fn up(&self) -> Result<(), TestbedError> {
+        network::ensure_fabric(&self.plan)?;
+        for node in &self.plan.nodes {
+            node::ensure(&self.plan, node)?;
+        }
+        self.remove_surplus_nodes()
+    }
+
+    /// Nodes of an earlier run that had more of them.
+    fn remove_surplus_nodes(&self) -> Result<(), TestbedError> {
+        for index in network::node_indices(&self.plan.prefix)? {
+            if index > self.plan.nodes.len() {
+                node::remove(&self.plan.node(index))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops and removes everything: processes, pods, namespaces, mounts, cgroups, devices. Images and logs stay in the data directory.
+    /// Does not fail for what is gone already.
+    ///
+    /// # Errors
+    /// The last thing that could not be removed; everything else has been tried.
+    pub fn down(&self) -> Result<(), TestbedError> {
+        let mut outcome = Ok(());
+        let mut indices = network::node_indices(&self.plan.prefix)?;
+        indices.extend(cgroup::node_indices(&self.plan.prefix));
+        indices.extend(1..=self.plan.nodes.len());
+        for index in indices {
+            outcome = node::remove(&self.plan.node(index)).and(outcome);
+        }
+        outcome = network::remove_fabric(&self.plan).and(outcome);
+        outcome
+    }
+
+    /// The node with this index, counted from 1.
+    ///
+    /// # Errors
+    /// If there is no such node in the plan, or it does not run.
+    pub fn node(&self, index: usize) -> Result<NodeHandle, TestbedError> {
+        let node = index.checked_sub(1).and_then(|i| self.plan.nodes.get(i)).ok_or(TestbedError::NoSuchNode(index))?;
+        let pid = node::holder_pid(node).ok_or_else(|| TestbedError::NotRunning(node.name.clone()))?;
+        Ok(NodeHandle { name: node.name.clone(), netns: node.netns.clone(), pid, cri_socket: node.cri_socket(), ip: node.address })
+    }
+
+    /// A command that runs on the node: in its namespaces and in its cgroup, so that it dies with the node.
+    ///
+    /// # Errors
+    /// As [`Testbed::node`].
+    pub fn command_on(&self, index: usize, program: &Path) -> Result<Command, TestbedError> {
+        let handle = self.node(index)?;
+        let node = &self.plan.nodes[index - 1];
+        Ok(node::command_in(node, handle.pid, program))
+    }
+
+    /// Loads an image archive (OCI or docker) into the containerd of every node.
+    ///
+    /// # Errors
+    /// If a node does not run, or containerd refuses the archive.
+    pub fn import_image(&self, archive: &Path) -> Result<(), TestbedError> {
+        for index in 1..=self.plan.nodes.len() {
+            let mut command = self.command_on(index, Path::new("ctr"))?;
+            command.arg("-a").arg(self.plan.nodes[index - 1].cri_socket()).args(["-n", "k8s.io", "images", "import"]).arg(archive);
+            exec::output(&mut command)?;
+        }
+        Ok(())
+    }
+
+    /// Kills a node as a power failure would: every process on it at once. Its disk stays. `up` starts it again.
+    ///
+    /// # Errors
+    /// As [`Testbed::down`], for this node.
+    pub fn crash_node(&self, index: usize) -> Result<(), TestbedError> {
+        node::remove(&self.plan.node(index))
+    }
+
+    /// Stops (`true`) or continues every process of a node, pods included: the node hangs.
+    ///
+    /// # Errors
+    /// If the node's cgroup cannot be written.
+    pub fn freeze_node(&self, index: usize, frozen: bool) -> Result<(), TestbedError> {
+        cgroup::freeze(&self.plan.node(index), frozen)
+    }
+
+    /// Cuts (`true`) or restores a node's only link.
+    ///
+    /// # Errors
+    /// If the link is not there.
+    pub fn isolate_node(&self, index: usize, cut: bool) -> Result<(), TestbedError> {
+        network::set_link(&self.plan, &self.plan.node(index), !cut)
+    }
+}

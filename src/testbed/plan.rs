@@ -1,0 +1,138 @@
+//! Names, addresses and directories of a testbed: a pure function of the data directory and the number of nodes.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::exec::TestbedError;
+
+/// Addresses .1 (bridge), .254 (machine) and ten spare ones are left out.
+const MAX_NODES: usize = 200;
+/// `sun_path` holds 108 bytes with the final zero.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// All decisions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Begins the name of everything that is visible outside the data directory.
+    pub prefix: String,
+    /// The data directory of the cluster.
+    pub data_dir: PathBuf,
+    /// The network namespace with the bridge.
+    pub fabric: String,
+    /// The device in the root namespace that leads to the bridge.
+    pub uplink: String,
+    /// The machine's address on the bridge.
+    pub host_address: Ipv4Addr,
+    /// The bridge's own address: the nodes' default route.
+    pub bridge_address: Ipv4Addr,
+    /// The nodes, from index 1.
+    pub nodes: Vec<NodePlan>,
+    third_octet: u8,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodePlan {
+    /// From 1.
+    pub index: usize,
+    /// `node1`.
+    pub name: String,
+    /// Its network namespace.
+    pub netns: String,
+    /// Its address on the bridge.
+    pub address: Ipv4Addr,
+    /// Its directory: images, state, logs, the agent's files.
+    pub dir: PathBuf,
+    /// Its cgroup, in every hierarchy, without a leading slash.
+    pub cgroup: String,
+}
+
+impl Plan {
+    pub(super) fn new(data_dir: &Path, nodes: usize) -> Result<Self, TestbedError> {
+        if nodes > MAX_NODES {
+            return Err(TestbedError::Plan(format!("at most {MAX_NODES} nodes, not {nodes}")));
+        }
+        let data_dir = std::path::absolute(data_dir).map_err(|e| TestbedError::Plan(format!("{}: {e}", data_dir.display())))?;
+        let hash = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
+        let prefix = format!("kt{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2]);
+        let third_octet = hash[3];
+        let mut plan = Self {
+            fabric: format!("{prefix}-fab"),
+            uplink: format!("{prefix}-up"),
+            host_address: Ipv4Addr::new(10, 240, third_octet, 254),
+            bridge_address: Ipv4Addr::new(10, 240, third_octet, 1),
+            nodes: Vec::new(),
+            prefix,
+            data_dir,
+            third_octet,
+        };
+        plan.nodes = (1..=nodes).map(|index| plan.node(index)).collect();
+        let socket = plan.node(nodes.max(1)).cri_socket();
+        if socket.as_os_str().len() > MAX_SOCKET_PATH {
+            return Err(TestbedError::Plan(format!(
+                "the path of a socket would be too long ({}): choose a shorter data directory",
+                socket.display()
+            )));
+        }
+        Ok(plan)
+    }
+
+    /// The node with this index, whether or not it is one of `nodes`.
+    pub(super) fn node(&self, index: usize) -> NodePlan {
+        let last = u8::try_from(10 + index).unwrap_or(u8::MAX - 2);
+        NodePlan {
+            index,
+            name: format!("node{index}"),
+            netns: format!("{}-n{index}", self.prefix),
+            address: Ipv4Addr::new(10, 240, self.third_octet, last),
+            dir: self.data_dir.join("nodes").join(format!("node{index}")),
+            cgroup: format!("{}-n{index}", self.prefix),
+        }
+    }
+}
+
+impl NodePlan {
+    /// The socket of the node's containerd.
+    pub fn cri_socket(&self) -> PathBuf {
+        self.dir.join("cri.sock")
+    }
+
+    /// Where the agent keeps its files: volumes, logs.
+    pub fn agent_dir(&self) -> PathBuf {
+        self.dir.join("kubelet")
+    }
+
+    /// Where the agent writes the network configuration that containerd reads.
+    pub fn cni_conf_dir(&self) -> PathBuf {
+        self.dir.join("cni.d")
+    }
+
+    /// The parent of the cgroups of all pods, as the runtime wants it.
+    pub fn pod_cgroup(&self) -> String {
+        format!("/{}/kubepods", self.cgroup)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn same_directory_same_plan_other_directory_other_names() {
+        let a = Plan::new(Path::new("/var/lib/a"), 3).unwrap();
+        assert_eq!(a, Plan::new(Path::new("/var/lib/a"), 3).unwrap());
+        let b = Plan::new(Path::new("/var/lib/b"), 3).unwrap();
+        assert_ne!(a.prefix, b.prefix);
+        assert!(a.nodes.iter().all(|n| n.netns.starts_with(&a.prefix) && n.cgroup.starts_with(&a.prefix)));
+        assert!(a.uplink.len() <= 15, "the kernel's limit for device names");
+        assert_eq!(a.nodes[2].address.octets()[3], 13);
+    }
+
+    #[test]
+    fn impossible_plans_are_refused() {
+        assert!(Plan::new(Path::new("/a"), MAX_NODES + 1).is_err());
+        assert!(Plan::new(Path::new(&format!("/{}", "d".repeat(120))), 1).is_err());
+    }
+}
