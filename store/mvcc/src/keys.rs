@@ -1,0 +1,394 @@
+//! How records are laid out in each [`Space`]: the bytes on disk. Any change here is a change of the disk format.
+//!
+//! | space | key | value |
+//! |---|---|---|
+//! | `Kv` | escaped user key, `00 01`, BE(!main), BE(!sub) | kind, create, version, lease, value; a tombstone is its kind alone |
+//! | `Rev` | BE(main), BE(sub) | kind, user key |
+//! | `Meta` | user key | create, mod main, mod sub, version, lease |
+//! | `Lease` | `01`, id | granted seconds to live |
+//! | `Lease` | `02`, id, user key | nothing: the key is attached to the lease |
+//! | `Sys` | name | see the constants |
+//!
+//! In the escaped form of a key a zero byte is `00 FF`. With the terminator `00 01` no encoded key is a prefix of another, and
+//! the order of keys is kept. The complements put the newest version of a key first, so that "as of revision R" is one seek.
+//! `main` is the revision (8 bytes), `sub` counts the changes within it (4 bytes).
+
+use std::ops::Bound;
+
+use bytes::{BufMut, Bytes};
+use kontiki_base::ids::{LeaseId, Revision};
+use kontiki_base::key::{KeyRange, RangeEnd};
+
+use crate::view::{Space, ViewError};
+
+/// `Sys`: the store's revision, 8 bytes. Absent in an empty store.
+pub const SYS_REVISION: &[u8] = b"revision";
+/// `Sys`: history is kept from this revision on, 8 bytes. Absent before the first compaction.
+pub const SYS_COMPACT: &[u8] = b"compact";
+/// `Sys`: where physical removal goes on, a [`Stamp`]. Local pace: members may differ.
+pub const SYS_SWEEP: &[u8] = b"sweep";
+
+/// Bytes of an encoded [`Stamp`].
+pub const STAMP_LEN: usize = 12;
+/// Bytes of the `Meta` record.
+pub const META_LEN: usize = 36;
+/// Bytes before the value in a `Kv` record.
+pub const VERSION_HEAD: usize = 25;
+
+const KIND_PUT: u8 = 1;
+const KIND_TOMBSTONE: u8 = 2;
+const LEASE_TAG: u8 = 1;
+const ATTACH_TAG: u8 = 2;
+
+/// The place of a change in history: revision, and order within it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stamp {
+    /// The revision.
+    pub main: Revision,
+    /// The order among the changes of the revision, from 0.
+    pub sub: u32,
+}
+
+impl Stamp {
+    /// The first change of a revision.
+    pub const fn first(main: Revision) -> Self {
+        Self { main, sub: 0 }
+    }
+
+    /// The key in `Rev`.
+    pub fn encode(self) -> [u8; STAMP_LEN] {
+        let mut out = [0; STAMP_LEN];
+        out[..8].copy_from_slice(&self.main.get().to_be_bytes());
+        out[8..].copy_from_slice(&self.sub.to_be_bytes());
+        out
+    }
+
+    /// From the key in `Rev`.
+    pub fn decode(space: Space, bytes: &[u8]) -> Result<Self, ViewError> {
+        let (main, sub) = bytes.split_at_checked(8).ok_or_else(|| bad(space, "stamp"))?;
+        Ok(Self { main: Revision(int(space, main)?), sub: u32::from_be_bytes(sub.try_into().map_err(|_| bad(space, "stamp"))?) })
+    }
+
+    fn put_complement(self, out: &mut Vec<u8>) {
+        out.put_i64(!self.main.get());
+        out.put_u32(!self.sub);
+    }
+}
+
+/// The present life of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Revision at which this life began.
+    pub create: Revision,
+    /// The last write.
+    pub at: Stamp,
+    /// Number of writes in this life.
+    pub version: i64,
+    /// The lease it is attached to, or zero.
+    pub lease: LeaseId,
+}
+
+impl Meta {
+    /// Appends the record's bytes.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_i64(self.create.get());
+        out.put_slice(&self.at.encode());
+        out.put_i64(self.version);
+        out.put_i64(self.lease.get());
+    }
+
+    /// Reads the record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ViewError> {
+        let s = Space::Meta;
+        if bytes.len() != META_LEN {
+            return Err(bad(s, "record length"));
+        }
+        Ok(Self {
+            create: Revision(int(s, &bytes[..8])?),
+            at: Stamp::decode(s, &bytes[8..20])?,
+            version: int(s, &bytes[20..28])?,
+            lease: LeaseId(int(s, &bytes[28..])?),
+        })
+    }
+}
+
+/// A record of `Kv`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// The key was written.
+    Put {
+        /// Revision at which this life began.
+        create: Revision,
+        /// Number of writes in this life.
+        version: i64,
+        /// The lease, or zero.
+        lease: LeaseId,
+        /// The value.
+        value: Bytes,
+    },
+    /// The key was deleted.
+    Tombstone,
+}
+
+impl Version {
+    /// Reads the record; the value shares its memory.
+    pub fn decode(bytes: &Bytes) -> Result<Self, ViewError> {
+        let s = Space::Kv;
+        match bytes.first() {
+            Some(&KIND_TOMBSTONE) if bytes.len() == 1 => Ok(Self::Tombstone),
+            Some(&KIND_PUT) if bytes.len() >= VERSION_HEAD => Ok(Self::Put {
+                create: Revision(int(s, &bytes[1..9])?),
+                version: int(s, &bytes[9..17])?,
+                lease: LeaseId(int(s, &bytes[17..25])?),
+                value: bytes.slice(VERSION_HEAD..),
+            }),
+            _ => Err(bad(s, "record kind or length")),
+        }
+    }
+
+    /// Whether a record is a tombstone, without reading the rest of it.
+    pub fn is_tombstone(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&KIND_TOMBSTONE)
+    }
+}
+
+/// The three records of a write, cut from one allocation.
+pub struct PutRecords {
+    /// Key in `Kv`.
+    pub kv_key: Bytes,
+    /// Record in `Kv`.
+    pub kv: Bytes,
+    /// Key in `Rev`.
+    pub rev_key: Bytes,
+    /// Record in `Rev`.
+    pub rev: Bytes,
+    /// Record in `Meta`.
+    pub meta: Bytes,
+}
+
+/// Encodes a write of `key`.
+pub fn put_records(key: &[u8], meta: &Meta, value: &[u8]) -> PutRecords {
+    let kv_key_len = version_key_len(key);
+    let mut out = Vec::with_capacity(kv_key_len + VERSION_HEAD + value.len() + STAMP_LEN + 1 + key.len() + META_LEN);
+    put_version_key(key, meta.at, &mut out);
+    out.put_u8(KIND_PUT);
+    out.put_i64(meta.create.get());
+    out.put_i64(meta.version);
+    out.put_i64(meta.lease.get());
+    out.put_slice(value);
+    let kv_end = out.len();
+    out.put_slice(&meta.at.encode());
+    let rev_key_end = out.len();
+    out.put_u8(KIND_PUT);
+    out.put_slice(key);
+    let rev_end = out.len();
+    meta.encode(&mut out);
+    let all = Bytes::from(out);
+    PutRecords {
+        kv_key: all.slice(..kv_key_len),
+        kv: all.slice(kv_key_len..kv_end),
+        rev_key: all.slice(kv_end..rev_key_end),
+        rev: all.slice(rev_key_end..rev_end),
+        meta: all.slice(rev_end..),
+    }
+}
+
+/// The records of a deletion.
+pub struct TombstoneRecords {
+    /// Key in `Kv`.
+    pub kv_key: Bytes,
+    /// Record in `Kv`.
+    pub kv: Bytes,
+    /// Key in `Rev`.
+    pub rev_key: Bytes,
+    /// Record in `Rev`.
+    pub rev: Bytes,
+}
+
+/// Encodes a deletion of `key`.
+pub fn tombstone_records(key: &[u8], at: Stamp) -> TombstoneRecords {
+    let kv_key_len = version_key_len(key);
+    let mut out = Vec::with_capacity(kv_key_len + STAMP_LEN + 1 + key.len());
+    put_version_key(key, at, &mut out);
+    out.put_slice(&at.encode());
+    let rev_key_end = out.len();
+    out.put_u8(KIND_TOMBSTONE);
+    out.put_slice(key);
+    let all = Bytes::from(out);
+    TombstoneRecords {
+        kv_key: all.slice(..kv_key_len),
+        kv: Bytes::from_static(&[KIND_TOMBSTONE]),
+        rev_key: all.slice(kv_key_len..rev_key_end),
+        rev: all.slice(rev_key_end..),
+    }
+}
+
+/// A record of `Rev`: whether the change was a deletion, and of which key.
+pub fn decode_rev(bytes: &Bytes) -> Result<(bool, Bytes), ViewError> {
+    match bytes.first() {
+        Some(&KIND_PUT) => Ok((false, bytes.slice(1..))),
+        Some(&KIND_TOMBSTONE) => Ok((true, bytes.slice(1..))),
+        _ => Err(bad(Space::Rev, "record kind")),
+    }
+}
+
+/// The key in `Kv` of one version of a key.
+pub fn version_key(key: &[u8], at: Stamp) -> Vec<u8> {
+    let mut out = Vec::with_capacity(version_key_len(key));
+    put_version_key(key, at, &mut out);
+    out
+}
+
+/// What every version of a key begins with in `Kv`, and of no other key.
+pub fn versions_prefix(key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(version_key_len(key));
+    escape(key, &mut out);
+    out.put_slice(&[0, 1]);
+    out
+}
+
+/// The place in `Kv` of the newest version, not after `at`, of the key with this [`versions_prefix`].
+pub fn newest_at(prefix: &[u8], at: Revision) -> Vec<u8> {
+    let mut out = Vec::with_capacity(prefix.len() + STAMP_LEN);
+    out.put_slice(prefix);
+    Stamp { main: at, sub: u32::MAX }.put_complement(&mut out);
+    out
+}
+
+/// The first place in `Kv` after all versions of the key with this [`versions_prefix`].
+pub fn after_versions(mut prefix: Vec<u8>) -> Vec<u8> {
+    let last = prefix.last_mut().expect("a prefix ends with its terminator");
+    *last += 1;
+    prefix
+}
+
+/// Splits a key of `Kv` into the [`versions_prefix`] and the stamp.
+pub fn split_version_key(bytes: &[u8]) -> Result<(&[u8], Stamp), ViewError> {
+    let at = bytes.len().checked_sub(STAMP_LEN).ok_or_else(|| bad(Space::Kv, "key length"))?;
+    let (prefix, stamp) = bytes.split_at(at);
+    if !prefix.ends_with(&[0, 1]) {
+        return Err(bad(Space::Kv, "key terminator"));
+    }
+    let stamp = Stamp::decode(Space::Kv, stamp)?;
+    Ok((prefix, Stamp { main: Revision(!stamp.main.get()), sub: !stamp.sub }))
+}
+
+/// The user key in a key of `Kv`; shares its memory unless a zero byte had to be escaped.
+pub fn user_key(bytes: &Bytes) -> Result<Bytes, ViewError> {
+    let end = split_version_key(bytes)?.0.len() - 2;
+    let escaped = &bytes[..end];
+    if !escaped.contains(&0) {
+        return Ok(bytes.slice(..end));
+    }
+    let mut out = Vec::with_capacity(end);
+    let mut rest = escaped.iter();
+    while let Some(byte) = rest.next() {
+        if *byte == 0 && rest.next() != Some(&0xff) {
+            return Err(bad(Space::Kv, "key escape"));
+        }
+        out.push(*byte);
+    }
+    Ok(out.into())
+}
+
+/// Bounds in a space.
+pub type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+/// Where the versions of a range's keys stand in `Kv`.
+pub fn kv_bounds(range: &KeyRange) -> Bounds {
+    let from = versions_prefix(&range.start);
+    let to = match &range.end {
+        RangeEnd::Single => Bound::Excluded(after_versions(from.clone())),
+        RangeEnd::Before(end) => Bound::Excluded(versions_prefix(end)),
+        RangeEnd::Unbounded => Bound::Unbounded,
+    };
+    (Bound::Included(from), to)
+}
+
+/// Where a range's keys stand in `Meta`.
+pub fn meta_bounds(range: &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    let to = match &range.end {
+        RangeEnd::Single => Bound::Included(range.start.as_ref()),
+        RangeEnd::Before(end) => Bound::Excluded(end.as_ref()),
+        RangeEnd::Unbounded => Bound::Unbounded,
+    };
+    (Bound::Included(range.start.as_ref()), to)
+}
+
+/// The key in `Lease` of a lease.
+pub fn lease_key(id: LeaseId) -> [u8; 9] {
+    let mut out = [LEASE_TAG; 9];
+    out[1..].copy_from_slice(&ordered(id).to_be_bytes());
+    out
+}
+
+/// The lease of a key in `Lease` that [`lease_key`] made.
+pub fn decode_lease_key(bytes: &[u8]) -> Result<LeaseId, ViewError> {
+    match bytes.split_first() {
+        Some((&LEASE_TAG, id)) => Ok(LeaseId(int(Space::Lease, id)? ^ i64::MIN)),
+        _ => Err(bad(Space::Lease, "key tag")),
+    }
+}
+
+/// Bounds of all leases in `Lease`.
+pub const LEASES: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(&[LEASE_TAG]), Bound::Excluded(&[ATTACH_TAG]));
+
+/// Bytes before the user key in an attachment's key.
+pub const ATTACH_HEAD: usize = 9;
+
+/// The key in `Lease` that says that `key` is attached to a lease. With an empty `key`: the place before all attachments.
+pub fn attach_key(id: LeaseId, key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(ATTACH_HEAD + key.len());
+    out.put_u8(ATTACH_TAG);
+    out.put_u64(ordered(id));
+    out.put_slice(key);
+    out
+}
+
+/// Bounds of the keys attached to a lease.
+pub fn attach_bounds(id: LeaseId) -> Bounds {
+    let to = match ordered(id).checked_add(1) {
+        Some(next) => {
+            let mut out = vec![ATTACH_TAG];
+            out.put_u64(next);
+            Bound::Excluded(out)
+        }
+        None => Bound::Excluded(vec![ATTACH_TAG + 1]),
+    };
+    (Bound::Included(attach_key(id, &[])), to)
+}
+
+/// An 8-byte number in a record.
+pub fn int(space: Space, bytes: &[u8]) -> Result<i64, ViewError> {
+    bytes.try_into().map(i64::from_be_bytes).map_err(|_| bad(space, "number"))
+}
+
+/// A record that this code cannot have written.
+pub fn bad(space: Space, what: &str) -> ViewError {
+    ViewError { space, why: format!("malformed {what}") }
+}
+
+/// Signed order as unsigned order.
+fn ordered(id: LeaseId) -> u64 {
+    (id.get() ^ i64::MIN).cast_unsigned()
+}
+
+fn version_key_len(key: &[u8]) -> usize {
+    key.len() + key.iter().filter(|b| **b == 0).count() + 2 + STAMP_LEN
+}
+
+fn put_version_key(key: &[u8], at: Stamp, out: &mut Vec<u8>) {
+    escape(key, out);
+    out.put_slice(&[0, 1]);
+    at.put_complement(out);
+}
+
+fn escape(key: &[u8], out: &mut Vec<u8>) {
+    let mut rest = key;
+    while let Some(zero) = rest.iter().position(|b| *b == 0) {
+        out.put_slice(&rest[..=zero]);
+        out.put_u8(0xff);
+        rest = &rest[zero + 1..];
+    }
+    out.put_slice(rest);
+}
