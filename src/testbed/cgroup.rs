@@ -20,6 +20,12 @@ fn mounts_of(kind: &str) -> Vec<PathBuf> {
     parse_mounts(&info, kind)
 }
 
+/// Whether something is mounted exactly here.
+pub(super) fn is_mount_point(path: &str) -> bool {
+    let info = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    info.lines().any(|line| line.split(' ').nth(4) == Some(path))
+}
+
 /// From mountinfo: the fifth word is the mount point; the type follows the lone dash.
 fn parse_mounts(info: &str, kind: &str) -> Vec<PathBuf> {
     let of_kind = info.lines().filter(|line| line.split_once(" - ").is_some_and(|(_, tail)| tail.split(' ').next() == Some(kind)));

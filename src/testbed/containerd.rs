@@ -13,13 +13,14 @@ pub(super) const PAUSE_IMAGE: &str = "kontiki.dev/pause:1";
 pub(super) fn write_config(node: &NodePlan) -> Result<std::path::PathBuf, TestbedError> {
     let plugins = find_plugins().ok_or_else(|| TestbedError::Plan("the CNI plugins are not installed".into()))?;
     let runc = find_program("runc").ok_or_else(|| TestbedError::Plan("runc is not installed".into()))?;
-    let path = node.dir.join("config.toml");
+    let path = node.runtime_dir().join("config.toml");
     at(&path, std::fs::write(&path, config(node, plugins, &runc)))?;
     Ok(path)
 }
 
 fn config(node: &NodePlan, plugins: &Path, runc: &Path) -> String {
-    let dir = node.dir.display();
+    let dir = node.runtime_dir();
+    let dir = dir.display();
     format!(
         r#"version = 2
 root = "{dir}/root"
@@ -52,8 +53,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = "{dir}/certs.d"
 "#,
-        socket = node.cri_socket().display(),
-        address = node.address,
+        socket = node.cri_socket.display(),
+        address = node.ip,
         runc = runc.display(),
         plugins = plugins.display(),
         cni = node.cni_conf_dir().display(),

@@ -38,9 +38,6 @@ pub enum TestbedError {
     /// The plan cannot be made.
     #[error("{0}")]
     Plan(String),
-    /// There is no node with this number.
-    #[error("there is no node {0}")]
-    NoSuchNode(usize),
     /// The node does not run.
     #[error("node {0} does not run")]
     NotRunning(String),

@@ -20,6 +20,7 @@ mod preflight;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 
@@ -31,21 +32,6 @@ pub use preflight::{Missing, Need, preflight};
 #[derive(Clone, Debug)]
 pub struct Testbed {
     plan: Plan,
-}
-
-/// What is needed to work with one running node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeHandle {
-    /// The node's name, which is also its host name.
-    pub name: String,
-    /// Its network namespace, as in `ip netns`.
-    pub netns: String,
-    /// A process that lives as long as the node does; enter its mount, network and UTS namespaces to be on the node.
-    pub pid: u32,
-    /// The socket of its containerd; a file that is visible on the machine too.
-    pub cri_socket: std::path::PathBuf,
-    /// The node's address.
-    pub ip: std::net::Ipv4Addr,
 }
 
 impl Testbed {
@@ -63,8 +49,8 @@ impl Testbed {
     }
 
     /// The address of the machine on the nodes' network: where nodes reach servers that run in the root namespace.
-    pub fn host_address(&self) -> std::net::Ipv4Addr {
-        self.plan.host_address
+    pub fn host_ip(&self) -> IpAddr {
+        IpAddr::V4(self.plan.host_address)
     }
 
     /// Brings everything up. Nodes that run already are left alone, with all their pods; what is broken or half-made is removed and
@@ -82,7 +68,7 @@ impl Testbed {
 
     /// Nodes of an earlier run that had more of them.
     fn remove_surplus_nodes(&self) -> Result<(), TestbedError> {
-        for index in network::node_indices(&self.plan.prefix)? {
+        for index in network::node_indices(&self.plan.prefix) {
             if index > self.plan.nodes.len() {
                 node::remove(&self.plan.node(index))?;
             }
@@ -97,34 +83,29 @@ impl Testbed {
     /// The last thing that could not be removed; everything else has been tried.
     pub fn down(&self) -> Result<(), TestbedError> {
         let mut outcome = Ok(());
-        let mut indices = network::node_indices(&self.plan.prefix)?;
+        let mut indices = network::node_indices(&self.plan.prefix);
         indices.extend(cgroup::node_indices(&self.plan.prefix));
         indices.extend(1..=self.plan.nodes.len());
         for index in indices {
             outcome = node::remove(&self.plan.node(index)).and(outcome);
         }
-        outcome = network::remove_fabric(&self.plan).and(outcome);
-        outcome
+        network::remove_fabric(&self.plan).and(outcome)
     }
 
-    /// The node with this index, counted from 1.
+    /// [`Testbed::down`] for whatever a data directory's testbed left, without knowing how many nodes it had.
     ///
     /// # Errors
-    /// If there is no such node in the plan, or it does not run.
-    pub fn node(&self, index: usize) -> Result<NodeHandle, TestbedError> {
-        let node = index.checked_sub(1).and_then(|i| self.plan.nodes.get(i)).ok_or(TestbedError::NoSuchNode(index))?;
-        let pid = node::holder_pid(node).ok_or_else(|| TestbedError::NotRunning(node.name.clone()))?;
-        Ok(NodeHandle { name: node.name.clone(), netns: node.netns.clone(), pid, cri_socket: node.cri_socket(), ip: node.address })
+    /// As [`Testbed::down`].
+    pub fn clean(data_dir: &Path) -> Result<(), TestbedError> {
+        Self::plan(data_dir, 0)?.down()
     }
 
-    /// A command that runs on the node: in its namespaces and in its cgroup, so that it dies with the node.
+    /// The node with this index, counted from 0.
     ///
-    /// # Errors
-    /// As [`Testbed::node`].
-    pub fn command_on(&self, index: usize, program: &Path) -> Result<Command, TestbedError> {
-        let handle = self.node(index)?;
-        let node = &self.plan.nodes[index - 1];
-        Ok(node::command_in(node, handle.pid, program))
+    /// # Panics
+    /// If the plan has fewer nodes.
+    pub fn node(&self, index: usize) -> &NodePlan {
+        &self.plan.nodes[index]
     }
 
     /// Loads an image archive (OCI or docker) into the containerd of every node.
@@ -132,10 +113,10 @@ impl Testbed {
     /// # Errors
     /// If a node does not run, or containerd refuses the archive.
     pub fn import_image(&self, archive: &Path) -> Result<(), TestbedError> {
-        for index in 1..=self.plan.nodes.len() {
-            let mut command = self.command_on(index, Path::new("ctr"))?;
-            command.arg("-a").arg(self.plan.nodes[index - 1].cri_socket()).args(["-n", "k8s.io", "images", "import"]).arg(archive);
-            exec::output(&mut command)?;
+        for node in &self.plan.nodes {
+            let words = ["ctr", "-a", &node.cri_socket.to_string_lossy(), "-n", "k8s.io", "images", "import", &archive.to_string_lossy()];
+            let line = node.enter(words.map(str::to_owned).to_vec());
+            exec::output(Command::new(&line[0]).args(&line[1..]))?;
         }
         Ok(())
     }
@@ -145,7 +126,7 @@ impl Testbed {
     /// # Errors
     /// As [`Testbed::down`], for this node.
     pub fn crash_node(&self, index: usize) -> Result<(), TestbedError> {
-        node::remove(&self.plan.node(index))
+        node::remove(self.node(index))
     }
 
     /// Stops (`true`) or continues every process of a node, pods included: the node hangs.
@@ -153,7 +134,7 @@ impl Testbed {
     /// # Errors
     /// If the node's cgroup cannot be written.
     pub fn freeze_node(&self, index: usize, frozen: bool) -> Result<(), TestbedError> {
-        cgroup::freeze(&self.plan.node(index), frozen)
+        cgroup::freeze(self.node(index), frozen)
     }
 
     /// Cuts (`true`) or restores a node's only link.
@@ -161,6 +142,6 @@ impl Testbed {
     /// # Errors
     /// If the link is not there.
     pub fn isolate_node(&self, index: usize, cut: bool) -> Result<(), TestbedError> {
-        network::set_link(&self.plan, &self.plan.node(index), !cut)
+        network::set_link(&self.plan, self.node(index), !cut)
     }
 }

@@ -13,10 +13,9 @@ pub(super) fn netns_exists(name: &str) -> bool {
 }
 
 /// Indices of nodes with this prefix that have a network namespace.
-pub(super) fn node_indices(prefix: &str) -> Result<Vec<usize>, TestbedError> {
-    let Ok(entries) = std::fs::read_dir(NETNS_DIR) else { return Ok(Vec::new()) };
-    let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
-    Ok(names.filter_map(|name| name.strip_prefix(prefix)?.strip_prefix("-n")?.parse().ok()).collect())
+pub(super) fn node_indices(prefix: &str) -> Vec<usize> {
+    let names = std::fs::read_dir(NETNS_DIR).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
+    names.filter_map(|name| name.strip_prefix(prefix)?.strip_prefix("-n")?.parse().ok()).collect()
 }
 
 /// Makes the bridge and the machine's leg, unless both are there.
@@ -71,7 +70,17 @@ pub(super) fn remove_fabric(plan: &Plan) -> Result<(), TestbedError> {
     if netns_exists(&plan.fabric) {
         ip(&format!("netns del {}", plan.fabric))?;
     }
+    forget_netns_mount();
     Ok(())
+}
+
+/// `ip netns add` mounts its directory onto itself when it is first used on a machine, and never unmounts it. If no name is left in it
+/// the mount has no purpose; if somebody else uses it at this moment the kernel refuses, and that is fine.
+fn forget_netns_mount() {
+    let empty = std::fs::read_dir(NETNS_DIR).is_ok_and(|mut entries| entries.next().is_none());
+    if empty && super::cgroup::is_mount_point(NETNS_DIR) {
+        let _ = output(Command::new("umount").arg(NETNS_DIR));
+    }
 }
 
 /// Makes the node's network namespace and its link to the bridge.
@@ -86,7 +95,7 @@ pub(super) fn make_node(plan: &Plan, node: &NodePlan) -> Result<(), TestbedError
 
 /// The link of a node to the bridge; made inside both namespaces, so the root namespace never sees it.
 fn connect(plan: &Plan, node: &NodePlan) -> Result<(), TestbedError> {
-    let NodePlan { netns, address, .. } = node;
+    let NodePlan { netns, ip: address, .. } = node;
     let port = port(node);
     ip(&format!("link add eth0 netns {netns} type veth peer name {port} netns {}", plan.fabric))?;
     ip(&format!("-n {} link set dev {port} master br0 up", plan.fabric))?;

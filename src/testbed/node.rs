@@ -16,6 +16,8 @@ use super::{cgroup, containerd, network};
 
 /// A ready containerd answers within a fifth of a second; on a machine that is busy compiling it may take a hundred times as long.
 const READY_TRIES: u32 = 600;
+/// A containerd that ends at once several times has a reason, which is in its log.
+const MAX_STARTS: u32 = 3;
 const READY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs as the holder. `$1` cgroup.procs, `$2` netns file, `$3` host name, `$4` the agent's directory, `$5` file that says it is done.
@@ -33,15 +35,16 @@ exec nsenter --net="$2" unshare --mount --propagation private --uts setsid sh -c
   exec sleep infinity' holder "$3" "$4" "$5"
 "#;
 
-/// Runs a program in the node's cgroup and namespaces. `$1` cgroup.procs, `$2` pid of the holder, then the program and its arguments.
-const ENTER: &str = r#"echo $$ > "$1"; pid=$2; shift 2; exec nsenter -t "$pid" -m -n -u -- "$@""#;
+/// Runs a program in the node's cgroup and namespaces, as this very process. `$1` cgroup.procs, `$2` file with the holder's pid, then
+/// the program and its arguments.
+const ENTER: &str = r#"echo $$ > "$1" && pid=$(cat "$2") && shift 2 && exec nsenter -t "$pid" -m -n -u -- "$@""#;
 
 fn holder_file(node: &NodePlan) -> PathBuf {
-    node.dir.join("holder.pid")
+    node.runtime_dir().join("holder.pid")
 }
 
 fn containerd_file(node: &NodePlan) -> PathBuf {
-    node.dir.join("containerd.pid")
+    node.runtime_dir().join("containerd.pid")
 }
 
 /// The pid in this file, if that process lives and belongs to the node.
@@ -64,15 +67,27 @@ pub(super) fn ensure(plan: &Plan, node: &NodePlan) -> Result<(), TestbedError> {
         start_holder(node)?;
     }
     cgroup::freeze(node, false)?;
-    let pid = holder_pid(node).ok_or_else(|| TestbedError::NotRunning(node.name.clone()))?;
-    if living(node, &containerd_file(node)).is_none() {
-        start_containerd(node, pid)?;
-    }
-    wait_for(node, "containerd", || UnixStream::connect(node.cri_socket()).is_ok())
+    ensure_containerd(node)
+}
+
+/// Makes containerd answer. One that was killed a moment ago may still look alive, so this looks again until there is an answer.
+fn ensure_containerd(node: &NodePlan) -> Result<(), TestbedError> {
+    let mut starts = 0;
+    let answers = || {
+        if UnixStream::connect(&node.cri_socket).is_ok() {
+            return Ok(true);
+        }
+        if starts < MAX_STARTS && living(node, &containerd_file(node)).is_none() {
+            starts += 1;
+            start_containerd(node)?;
+        }
+        Ok(false)
+    };
+    wait_for(node, "containerd", answers)
 }
 
 fn make_directories(node: &NodePlan) -> Result<(), TestbedError> {
-    for dir in [node.dir.join("log"), node.dir.join("certs.d"), node.agent_dir(), node.cni_conf_dir()] {
+    for dir in [node.runtime_dir().join("log"), node.runtime_dir().join("certs.d"), node.pods_dir(), node.cni_conf_dir()] {
         at(&dir, std::fs::create_dir_all(&dir))?;
     }
     Ok(())
@@ -80,7 +95,7 @@ fn make_directories(node: &NodePlan) -> Result<(), TestbedError> {
 
 /// A detached process with its output in a log file.
 fn start(node: &NodePlan, command: &mut Command, log: &str, pid_file: &Path) -> Result<(), TestbedError> {
-    let path = node.dir.join("log").join(log);
+    let path = node.runtime_dir().join("log").join(log);
     let file = at(&path, std::fs::OpenOptions::new().create(true).append(true).open(&path))?;
     let copy = at(&path, file.try_clone())?;
     let spawned = command.stdin(Stdio::null()).stdout(file).stderr(copy).spawn();
@@ -96,40 +111,47 @@ fn start(node: &NodePlan, command: &mut Command, log: &str, pid_file: &Path) -> 
 
 fn start_holder(node: &NodePlan) -> Result<(), TestbedError> {
     let procs = cgroup::make(node)?;
-    let done = node.dir.join("holder.ready");
+    let done = node.runtime_dir().join("holder.ready");
     let _ = std::fs::remove_file(&done);
     let netns = Path::new("/run/netns").join(&node.netns);
     let mut command = Command::new("sh");
-    command.args(["-c", HOLDER, "holder"]).arg(procs).arg(netns).arg(&node.name).arg(node.agent_dir()).arg(&done);
+    command.args(["-c", HOLDER, "holder"]).arg(procs).arg(netns).arg(&node.name).arg(node.pods_dir()).arg(&done);
     start(node, &mut command, "holder.log", &holder_file(node))?;
-    wait_for(node, "holder", || done.exists() && holder_pid(node).is_some())
+    wait_for(node, "holder", || Ok(done.exists() && holder_pid(node).is_some()))
 }
 
-fn start_containerd(node: &NodePlan, holder: u32) -> Result<(), TestbedError> {
+fn start_containerd(node: &NodePlan) -> Result<(), TestbedError> {
     let config = containerd::write_config(node)?;
-    let _ = std::fs::remove_file(node.cri_socket());
+    let _ = std::fs::remove_file(&node.cri_socket);
     // A session of its own: signals to our terminal's process group must not reach it.
-    let mut command = command_in(node, holder, Path::new("setsid"));
-    command.arg("containerd").arg("--config").arg(config);
-    start(node, &mut command, "containerd.log", &containerd_file(node))
+    let line = node.enter(["setsid", "containerd", "--config", &config.to_string_lossy()].map(str::to_owned).to_vec());
+    start(node, Command::new(&line[0]).args(&line[1..]), "containerd.log", &containerd_file(node))?;
+    // Until it has joined the node's cgroup it cannot be told from a stranger.
+    wait_for(node, "containerd", || Ok(living(node, &containerd_file(node)).is_some()))
 }
 
-fn wait_for(node: &NodePlan, what: &str, ready: impl Fn() -> bool) -> Result<(), TestbedError> {
+fn wait_for(node: &NodePlan, what: &str, mut ready: impl FnMut() -> Result<bool, TestbedError>) -> Result<(), TestbedError> {
     for _ in 0..READY_TRIES {
-        if ready() {
+        if ready()? {
             return Ok(());
         }
         std::thread::sleep(READY_PAUSE);
     }
-    Err(TestbedError::NotReady(format!("{what} of {}", node.name), node.dir.join("log")))
+    Err(TestbedError::NotReady(format!("{what} of {}", node.name), node.runtime_dir().join("log")))
 }
 
-/// A command that runs on the node.
-pub(super) fn command_in(node: &NodePlan, holder: u32, program: &Path) -> Command {
-    let procs = cgroup::unified_mount().unwrap_or_else(|| "/sys/fs/cgroup".into()).join(&node.cgroup).join("sys/cgroup.procs");
-    let mut command = Command::new("sh");
-    command.args(["-c", ENTER, "enter"]).arg(procs).arg(holder.to_string()).arg(program);
-    command
+impl NodePlan {
+    /// The command line that runs `command` on the node: in its mount, network and UTS namespaces, and in its cgroup, so that it dies
+    /// with the node. It fails when it runs if the node does not.
+    pub fn enter(&self, command: Vec<String>) -> Vec<String> {
+        let mount = cgroup::unified_mount().unwrap_or_else(|| "/sys/fs/cgroup".into());
+        let procs = mount.join(&self.cgroup).join("sys/cgroup.procs");
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut line: Vec<String> = ["sh", "-c", ENTER, "enter"].map(str::to_owned).to_vec();
+        line.extend([text(&procs), text(&holder_file(self))]);
+        line.extend(command);
+        line
+    }
 }
 
 /// Kills and removes the node. Images and logs stay. Fine if there is nothing.
@@ -137,7 +159,7 @@ pub(super) fn remove(node: &NodePlan) -> Result<(), TestbedError> {
     cgroup::destroy(node)?;
     network::remove_node(node)?;
     for name in ["state", "ipam", "cri.sock", "cri.sock.ttrpc", "holder.pid", "holder.ready", "containerd.pid"] {
-        let path = node.dir.join(name);
+        let path = node.runtime_dir().join(name);
         let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         match removed {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return at(path, Err(e)),

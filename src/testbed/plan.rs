@@ -1,6 +1,6 @@
 //! Names, addresses and directories of a testbed: a pure function of the data directory and the number of nodes.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -37,16 +37,20 @@ pub struct Plan {
 pub struct NodePlan {
     /// From 1.
     pub index: usize,
-    /// `node1`.
+    /// `node-1`; also its host name.
     pub name: String,
-    /// Its network namespace.
+    /// Its network namespace, as in `ip netns`.
     pub netns: String,
     /// Its address on the bridge.
-    pub address: Ipv4Addr,
-    /// Its directory: images, state, logs, the agent's files.
+    pub ip: IpAddr,
+    /// Its directory; the agent's files are here too.
     pub dir: PathBuf,
+    /// The socket of its containerd: a file that is visible on the machine too.
+    pub cri_socket: PathBuf,
     /// Its cgroup, in every hierarchy, without a leading slash.
     pub cgroup: String,
+    /// The parent of the cgroups of all its pods, as the runtime wants it.
+    pub cgroup_parent: String,
 }
 
 impl Plan {
@@ -69,7 +73,7 @@ impl Plan {
             third_octet,
         };
         plan.nodes = (1..=nodes).map(|index| plan.node(index)).collect();
-        let socket = plan.node(nodes.max(1)).cri_socket();
+        let socket = plan.node(nodes.max(1)).cri_socket;
         if socket.as_os_str().len() > MAX_SOCKET_PATH {
             return Err(TestbedError::Plan(format!(
                 "the path of a socket would be too long ({}): choose a shorter data directory",
@@ -82,36 +86,36 @@ impl Plan {
     /// The node with this index, whether or not it is one of `nodes`.
     pub(super) fn node(&self, index: usize) -> NodePlan {
         let last = u8::try_from(10 + index).unwrap_or(u8::MAX - 2);
+        let name = format!("node-{index}");
+        let dir = self.data_dir.join(&name);
+        let cgroup = format!("{}-n{index}", self.prefix);
         NodePlan {
             index,
-            name: format!("node{index}"),
-            netns: format!("{}-n{index}", self.prefix),
-            address: Ipv4Addr::new(10, 240, self.third_octet, last),
-            dir: self.data_dir.join("nodes").join(format!("node{index}")),
-            cgroup: format!("{}-n{index}", self.prefix),
+            netns: cgroup.clone(),
+            ip: Ipv4Addr::new(10, 240, self.third_octet, last).into(),
+            cri_socket: dir.join("containerd/cri.sock"),
+            cgroup_parent: format!("/{cgroup}/kubepods"),
+            name,
+            dir,
+            cgroup,
         }
     }
 }
 
 impl NodePlan {
-    /// The socket of the node's containerd.
-    pub fn cri_socket(&self) -> PathBuf {
-        self.dir.join("cri.sock")
+    /// Where containerd keeps images, state and configuration.
+    pub(super) fn runtime_dir(&self) -> PathBuf {
+        self.dir.join("containerd")
     }
 
-    /// Where the agent keeps its files: volumes, logs.
-    pub fn agent_dir(&self) -> PathBuf {
-        self.dir.join("kubelet")
+    /// Where the agent keeps the volumes of pods.
+    pub(super) fn pods_dir(&self) -> PathBuf {
+        self.dir.join("pods")
     }
 
     /// Where the agent writes the network configuration that containerd reads.
-    pub fn cni_conf_dir(&self) -> PathBuf {
-        self.dir.join("cni.d")
-    }
-
-    /// The parent of the cgroups of all pods, as the runtime wants it.
-    pub fn pod_cgroup(&self) -> String {
-        format!("/{}/kubepods", self.cgroup)
+    pub(super) fn cni_conf_dir(&self) -> PathBuf {
+        self.runtime_dir().join("cni.d")
     }
 }
 
@@ -127,7 +131,7 @@ mod tests {
         assert_ne!(a.prefix, b.prefix);
         assert!(a.nodes.iter().all(|n| n.netns.starts_with(&a.prefix) && n.cgroup.starts_with(&a.prefix)));
         assert!(a.uplink.len() <= 15, "the kernel's limit for device names");
-        assert_eq!(a.nodes[2].address.octets()[3], 13);
+        assert!(a.nodes[2].ip.to_string().ends_with(".13"));
     }
 
     #[test]
