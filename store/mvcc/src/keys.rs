@@ -333,6 +333,9 @@ pub fn decode_lease_key(bytes: &[u8]) -> Result<LeaseId, ViewError> {
 /// Bounds of all leases in `Lease`.
 pub const LEASES: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(&[LEASE_TAG]), Bound::Excluded(&[ATTACH_TAG]));
 
+/// Bounds of all attachments in `Lease`.
+pub const ATTACHMENTS: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(&[ATTACH_TAG]), Bound::Excluded(&[ATTACH_TAG + 1]));
+
 /// Bytes before the user key in an attachment's key.
 pub const ATTACH_HEAD: usize = 9;
 

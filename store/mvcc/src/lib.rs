@@ -10,6 +10,8 @@
 //! | [`mod@range`] | reading, now or as of an old revision |
 //! | [`mod@history`] | replaying changes for a watch |
 //! | [`lease`] | which leases there are |
+//! | [`compact`] | removing what nobody can read any more |
+//! | [`hash`] | comparing the states of members |
 //! | [`view`] | the seam to the disk: what is read, what is written |
 //! | [`keys`] | the bytes on disk |
 //! | [`local`] | the whole of it in memory, as a `Kv`, for tests |
@@ -17,6 +19,8 @@
 pub mod apply;
 pub mod codec;
 pub mod command;
+pub mod compact;
+pub mod hash;
 pub mod history;
 pub mod keys;
 pub mod lease;
@@ -32,6 +36,8 @@ mod write;
 pub use apply::apply;
 pub use codec::DecodeError;
 pub use command::{Command, Outcome, Reply};
+pub use compact::{Progress, sweep};
+pub use hash::{KvHash, hash_kv, state_hash, verify};
 pub use history::{history, previous};
 pub use local::LocalKv;
 pub use range::range;

@@ -12,6 +12,7 @@ use kontiki_base::{BoxFuture, limits};
 
 use crate::apply::apply;
 use crate::command::{Command, Outcome, Reply};
+use crate::compact::sweep;
 use crate::history::{history, previous};
 use crate::range::range;
 use crate::state::{self, ReadError, Revisions};
@@ -19,6 +20,9 @@ use crate::view::{Batch, MemView, ViewError};
 
 /// A watch looks for so many events at a time.
 const EVENTS_PER_MESSAGE: usize = 256;
+
+/// A slice of a sweep.
+const SWEEP_BUDGET: usize = 1_000;
 
 /// A store in memory. Clones are the same store. It leads in term 1 until told otherwise.
 #[derive(Clone, Debug, Default)]
@@ -133,7 +137,21 @@ impl State {
         let mut batch = Batch::default();
         let outcome = apply(&self.view, self.at, command, &mut batch)?;
         self.view.commit(batch);
+        if outcome.reply == Ok(Reply::Compact) {
+            self.sweep()?;
+        }
         Ok(outcome)
+    }
+
+    fn sweep(&mut self) -> Result<(), ViewError> {
+        loop {
+            let mut batch = Batch::default();
+            let done = sweep(&self.view, SWEEP_BUDGET, &mut batch)?.done;
+            self.view.commit(batch);
+            if done {
+                return Ok(());
+            }
+        }
     }
 
     fn sleeping_watches(&mut self) -> Vec<Waker> {

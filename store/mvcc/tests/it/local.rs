@@ -124,7 +124,7 @@ fn is_shared_between_threads() {
     let kv = LocalKv::new();
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| (0..50).for_each(|_| drop(write(&kv, Op::Put(put("k", "v"))))));
+            scope.spawn(|| (0..50).for_each(|_| assert!(write(&kv, Op::Put(put("k", "v"))) > Revision(1))));
         }
     });
     let mut stream = watch(&kv, 2, false);

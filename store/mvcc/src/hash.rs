@@ -1,0 +1,196 @@
+//! Comparing the states of members, and of a member with itself.
+//!
+//! Two members at the same applied position must have the same [`state_hash`], and at the same revision and compact revision the same
+//! [`hash_kv`]: both cover what can be read, however far each member's [`sweep`](crate::compact::sweep) has come. [`verify`] checks that the spaces of
+//! one state agree with each other.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use kontiki_base::ids::Revision;
+
+use crate::compact::Keep;
+use crate::keys::{self, Meta, SYS_SWEEP, Stamp, Version};
+use crate::state::{self, ReadError};
+use crate::view::{Space, View, ViewError};
+
+/// A 64-bit hash of a sequence of byte strings. Each 8-byte word is xored in and spread by a multiplication and a shift, which loses
+/// nothing; lengths are hashed, so that strings do not run together. It finds accidents, not attacks.
+#[derive(Clone, Debug)]
+pub struct Hash64(u64);
+
+impl Default for Hash64 {
+    fn default() -> Self {
+        Self(0x243f_6a88_85a3_08d3)
+    }
+}
+
+impl Hash64 {
+    /// Adds a byte string.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.word(bytes.len() as u64);
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.word(u64::from_le_bytes(*word));
+        }
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            self.word(u64::from_le_bytes(last));
+        }
+    }
+
+    /// Adds a number.
+    pub fn word(&mut self, word: u64) {
+        self.0 = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 ^= self.0 >> 29;
+    }
+
+    /// The hash; the last words are spread over all bits (the finish of SplitMix64).
+    pub fn finish(&self) -> u64 {
+        let mut hash = self.0;
+        hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        hash ^ (hash >> 31)
+    }
+}
+
+/// A hash of everything that can be read: keys with the history that is kept, leases, users, members, single facts.
+pub fn state_hash(view: &dyn View) -> Result<u64, ViewError> {
+    let mut hash = Hash64::default();
+    let now = state::current(view)?;
+    hash.word(now.revision.get().cast_unsigned());
+    hash.word(now.compact.get().cast_unsigned());
+    kept(view, now.compact, &mut |kv_key, _, record| {
+        hash.bytes(kv_key);
+        hash.bytes(record);
+    })?;
+    for space in [Space::Meta, Space::Lease, Space::Auth, Space::Member, Space::Sys] {
+        hash.word(u64::from(space as u8));
+        for record in view.scan(space, Bound::Unbounded, Bound::Unbounded, false) {
+            let (key, value) = record?;
+            if space == Space::Sys && key == SYS_SWEEP {
+                continue;
+            }
+            hash.bytes(&key);
+            hash.bytes(&value);
+        }
+    }
+    Ok(hash.finish())
+}
+
+/// What [`hash_kv`] answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvHash {
+    /// The hash. Not etcd's function: only members of one cluster are compared.
+    pub hash: u32,
+    /// The revision up to which it goes.
+    pub revision: Revision,
+    /// The compact revision: hashes are comparable only where it is equal.
+    pub compact: Revision,
+}
+
+/// A hash of the keys' versions up to a revision (0: the latest), as far as compaction keeps them: etcd's `HashKV`.
+///
+/// # Errors
+/// [`Compacted`](kontiki_base::KvError::Compacted), [`FutureRevision`](kontiki_base::KvError::FutureRevision).
+pub fn hash_kv(view: &dyn View, at: Revision) -> Result<KvHash, ReadError> {
+    let now = state::current(view)?;
+    let revision = now.resolve(at)?;
+    let mut hash = Hash64::default();
+    kept(view, now.compact, &mut |kv_key, stamp, record| {
+        if stamp.main <= revision {
+            hash.bytes(kv_key);
+            hash.bytes(record);
+        }
+    })?;
+    let [a, b, c, d, e, f, g, h] = hash.finish().to_be_bytes();
+    let hash = u32::from_be_bytes([a, b, c, d]) ^ u32::from_be_bytes([e, f, g, h]);
+    Ok(KvHash { hash, revision, compact: now.compact })
+}
+
+/// Visits the versions that can still be read, in the order of `Kv`.
+fn kept(view: &dyn View, compact: Revision, visit: &mut dyn FnMut(&Bytes, Stamp, &Bytes)) -> Result<(), ViewError> {
+    let mut prefix = Bytes::new();
+    let mut keep = Keep::new(compact);
+    for record in view.scan(Space::Kv, Bound::Unbounded, Bound::Unbounded, false) {
+        let (kv_key, bytes) = record?;
+        let (this, stamp) = keys::split_version_key(&kv_key)?;
+        if this != prefix {
+            prefix = kv_key.slice(..this.len());
+            keep = Keep::new(compact);
+        }
+        if keep.keeps(stamp.main, Version::is_tombstone(&bytes)) {
+            visit(&kv_key, stamp, &bytes);
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the spaces of a state agree: each version has its place in history and the reverse, the newest version of each key is
+/// its present life, keys and leases know each other, and nothing is beyond the revision. Needs memory for all keys: for
+/// tests, and for looking at a data directory.
+///
+/// # Errors
+/// The first disagreement, as a [`ViewError`].
+pub fn verify(view: &dyn View) -> Result<(), ViewError> {
+    let now = state::current(view)?;
+    if now.compact > now.revision {
+        return Err(keys::bad(Space::Sys, "compact revision: it lies in the future"));
+    }
+    let mut history = BTreeMap::new();
+    let mut living: BTreeMap<Bytes, Option<Meta>> = BTreeMap::new();
+    for record in view.scan(Space::Kv, Bound::Unbounded, Bound::Unbounded, false) {
+        let (kv_key, bytes) = record?;
+        let (_, at) = keys::split_version_key(&kv_key)?;
+        let key = keys::user_key(&kv_key)?;
+        let meta = match Version::decode(&bytes)? {
+            Version::Put { create, version, lease, .. } => Some(Meta { create, at, version, lease }),
+            Version::Tombstone => None,
+        };
+        if at.main > now.revision || meta.is_some_and(|meta| meta.create > at.main || meta.version < 1) {
+            return Err(keys::bad(Space::Kv, "version: its numbers contradict each other"));
+        }
+        history.insert(at, (meta.is_none(), key.clone()));
+        living.entry(key).or_insert(meta);
+    }
+    verify_history(view, history)?;
+    verify_living(view, living)
+}
+
+fn verify_history(view: &dyn View, mut history: BTreeMap<Stamp, (bool, Bytes)>) -> Result<(), ViewError> {
+    for record in view.scan(Space::Rev, Bound::Unbounded, Bound::Unbounded, false) {
+        let (key, value) = record?;
+        if history.remove(&Stamp::decode(Space::Rev, &key)?) != Some(keys::decode_rev(&value)?) {
+            return Err(keys::bad(Space::Rev, "history: a change has no version"));
+        }
+    }
+    if history.is_empty() { Ok(()) } else { Err(keys::bad(Space::Rev, "history: a version has no change")) }
+}
+
+fn verify_living(view: &dyn View, mut living: BTreeMap<Bytes, Option<Meta>>) -> Result<(), ViewError> {
+    let mut attached = BTreeMap::new();
+    for record in view.scan(Space::Meta, Bound::Unbounded, Bound::Unbounded, false) {
+        let (key, value) = record?;
+        let meta = Meta::decode(&value)?;
+        if living.remove(&key) != Some(Some(meta)) {
+            return Err(keys::bad(Space::Meta, "life: it is not the newest version"));
+        }
+        if meta.lease.get() != 0 {
+            attached.insert(keys::attach_key(meta.lease, &key), meta.lease);
+        }
+    }
+    if living.into_values().flatten().next().is_some() {
+        return Err(keys::bad(Space::Meta, "life: a living key has none"));
+    }
+    let (from, to) = keys::ATTACHMENTS;
+    for record in view.scan(Space::Lease, from, to, false) {
+        let (key, _) = record?;
+        let lease = attached.remove(key.as_ref()).ok_or_else(|| keys::bad(Space::Lease, "attachment: its key does not know of it"))?;
+        if view.get(Space::Lease, &keys::lease_key(lease))?.is_none() {
+            return Err(keys::bad(Space::Lease, "attachment: there is no such lease"));
+        }
+    }
+    if attached.is_empty() { Ok(()) } else { Err(keys::bad(Space::Lease, "attachment: it is missing")) }
+}
