@@ -34,6 +34,7 @@ pub mod select;
 pub mod status;
 pub mod table;
 pub mod time;
+pub mod times;
 pub mod val;
 pub mod validate;
 pub mod write_rules;

@@ -129,6 +129,8 @@ pub struct Row {
     pub stored_as: Gvk,
     /// What is special about the kind.
     pub rules: &'static Rules,
+    /// For custom resources: the JSON paths of the fields that selectors may name. `None` for built-in kinds, whose rules say it.
+    pub selectable: Option<Vec<String>>,
     /// Name of its schema in OpenAPI documents: `io.k8s.api.core.v1.Pod`. Empty for what has none.
     pub schema: String,
 }

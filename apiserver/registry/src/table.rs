@@ -201,6 +201,7 @@ fn parse_line(line: &str) -> Option<Row> {
         stage,
         stored_as: rules::table::stored_as(&gvk),
         rules: rules::table::rules_of(&gvk),
+        selectable: None,
         schema: crate::schema::schema_name(&gvk).unwrap_or_default().into(),
         group: gvk.group,
         version: gvk.version,

@@ -97,7 +97,7 @@ pub fn dns1123_subdomain(s: &str) -> Vec<String> {
         out.push(max_len(253));
     }
     if !s.split('.').all(is_label) {
-        out.push(regex_text(SUBDOMAIN_MSG, SUBDOMAIN_FMT, &["example.com"]).replace("'example.com', ", "'example.com', "));
+        out.push(regex_text(SUBDOMAIN_MSG, SUBDOMAIN_FMT, &["example.com"]));
     }
     out
 }
@@ -149,7 +149,7 @@ pub fn qualified_name(s: &str) -> Vec<String> {
             name
         }
         _ => {
-            let text = regex_text(&format!("a qualified name {QUALIFIED_MSG}"), QUALIFIED_FMT, &["MyName", "my.name", "123-abc"]);
+            let text = regex_text(&format!("a valid label key {QUALIFIED_MSG}"), QUALIFIED_FMT, &["MyName", "my.name", "123-abc"]);
             return vec![format!("{text} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')")];
         }
     };
