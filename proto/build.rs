@@ -14,6 +14,7 @@ const FILES: &[&str] = &[
     "etcd/lock.proto",
     "etcd/rpc.proto",
     "node/session.proto",
+    "peer/peer.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

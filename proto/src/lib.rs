@@ -22,5 +22,11 @@ pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
 
+/// Generated: `kontiki.peer.v1`, the members among themselves.
+#[allow(missing_docs, clippy::all, unreachable_pub)]
+pub mod peer {
+    tonic::include_proto!("kontiki.peer.v1");
+}
+
 /// Every message and service as one descriptor set, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -2,4 +2,5 @@
 
 pub mod engine;
 pub mod log;
+pub mod net;
 pub mod raft;

@@ -18,10 +18,12 @@ limits! {
     TXN_OPS: usize = 128 => "an etcd client's transaction is refused: \"too many operations in txn request\" (API server transactions have their own bound)";
     TRANSACT_OBJECTS: usize = 500 => "Transact is refused with BadRequest";
     PROPOSALS_QUEUED: usize = 16_384 => "TooManyRequests at once, etcd's text \"too many requests\"";
+    PROPOSALS_QUEUED_BYTES: usize = 64 << 20 => "TooManyRequests at once, etcd's text \"too many requests\"";
     PROPOSALS_IN_FLIGHT: usize = 8 => "the next batch grows while it waits";
     PROPOSAL_BATCH: usize = 512 => "the rest waits for the next batch";
     PROPOSAL_BATCH_BYTES: usize = 4 << 20 => "the rest waits for the next batch";
     READS_QUEUED: usize = 65_536 => "TooManyRequests at once";
+    RANGES_AT_ONCE: usize = 64 => "a read of a range waits until another has ended";
     // store: watches
     WATCH_RING_REVISIONS: usize = 65_536 => "a cursor that is behind the ring reads history from the engine";
     WATCH_RING_BYTES: usize = 64 << 20 => "the oldest batches leave the ring";
@@ -30,10 +32,19 @@ limits! {
     // store: raft
     RAFT_TAIL_BYTES: usize = 64 << 20 => "older entries are read from the segment files";
     RAFT_APPEND_QUEUE: usize = 64 => "the leader waits for the follower's acknowledgement";
+    RAFT_LOG_QUEUE: usize = 1_024 => "consensus waits for the log's writer";
+    RAFT_APPEND_BYTES: usize = 4 << 20 => "the rest of the entries goes in the next append message";
+    RAFT_APPLY_CHUNK: usize = 512 => "the rest of the entries is applied in the next write batch";
+    RAFT_APPLY_CHUNK_BYTES: usize = 4 << 20 => "the rest of the entries is applied in the next write batch";
+    RAFT_APPLY_QUEUE: usize = 4 => "consensus waits for the apply thread";
+    PEER_STREAM_QUEUE: usize = 64 => "the sender waits";
+    PEER_MESSAGE_BYTES: usize = 64 << 20 => "the message is refused and its stream ends";
     SNAPSHOT_CHUNK_BYTES: usize = 1 << 20 => "the file goes on in the next chunk";
     // API server
     BODY_BYTES: usize = 3 << 20 => "413 RequestEntityTooLarge";
     LIST_PAGE_MAX: usize = 10_000 => "a longer page is cut to this and a continue token is given";
+    JSON_PATCH_OPS: usize = 10_000 => "413: a JSON patch of more operations is refused";
+    JSON_PATCH_COPY_BYTES: usize = 3 << 20 => "413: the copies of one JSON patch may not make more bytes than this";
     CACHE_EVENTS: usize = 16_384 => "a watch from before the window answers 410 Expired";
     WATCHER_QUEUE: usize = 1_024 => "the watch is closed, and its client resumes from the last revision that it saw";
     REQUESTS_IN_FLIGHT: usize = 2_000 => "429 with Retry-After";

@@ -1,0 +1,98 @@
+//! The wire against itself: calls, refusals, streams both ways, and a peer that comes back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kontiki_base::BoxFuture;
+use kontiki_base::ids::MemberId;
+use kontiki_base::net::{NetError, PeerHandler, PeerNet as _, PeerRpc, PeerStream};
+
+use super::{RPCS, TonicPeerNet, row, rpc_of, serve};
+
+struct Echo;
+
+impl PeerHandler for Echo {
+    fn handle(&self, rpc: PeerRpc, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        Box::pin(async move {
+            match rpc {
+                PeerRpc::Vote => Err("I have voted".into()),
+                _ => Ok([b"re: ", body.as_ref()].concat().into()),
+            }
+        })
+    }
+
+    fn serve(&self, _rpc: PeerRpc, mut stream: Box<dyn PeerStream>) -> BoxFuture<'static, Result<(), String>> {
+        Box::pin(async move {
+            while let Some(Ok(body)) = stream.recv().await {
+                if body.as_ref() == b"refuse" {
+                    return Err("no more".into());
+                }
+                stream.send(body).await.map_err(|e| e.to_string())?;
+            }
+            Ok(())
+        })
+    }
+}
+
+const PEER: MemberId = MemberId::new(7);
+
+#[test]
+fn every_kind_of_message_has_one_row() {
+    use PeerRpc::{Append, Ask, PreVote, Propose, ReadIndex, Snapshot, TransferLeader, Vote};
+    for rpc in [Vote, PreVote, Append, Snapshot, TransferLeader, ReadIndex, Propose, Ask] {
+        assert_eq!(rpc_of(row(rpc).0), Some(rpc));
+    }
+    assert_eq!(RPCS.len(), 8);
+    assert_eq!(rpc_of(0), None);
+}
+
+#[tokio::test]
+async fn calls_and_refusals() {
+    let server = serve("127.0.0.1:0".parse().unwrap(), None, Arc::new(Echo)).await.unwrap();
+    let (net, addr) = (TonicPeerNet::new(None), format!("http://{}", server.addr));
+    assert_eq!(net.call(PEER, &addr, PeerRpc::Ask, "x".into()).await.unwrap(), "re: x");
+    let refused = net.call(PEER, &addr, PeerRpc::Vote, Bytes::new()).await;
+    assert_eq!(refused, Err(NetError::Refused { to: PEER, why: "I have voted".into() }));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn streams_both_ways_until_refused() {
+    let server = serve("127.0.0.1:0".parse().unwrap(), None, Arc::new(Echo)).await.unwrap();
+    let (net, addr) = (TonicPeerNet::new(None), format!("http://{}", server.addr));
+    let stream = net.open(PEER, &addr, PeerRpc::Append).await.unwrap();
+    let (mut sender, mut receiver) = stream.split();
+    let large = Bytes::from(vec![7; 5 << 20]);
+    for body in [Bytes::from("a"), large, Bytes::from("c")] {
+        sender.send(body.clone()).await.unwrap();
+        assert_eq!(receiver.recv().await.unwrap().unwrap(), body);
+    }
+    sender.send("refuse".into()).await.unwrap();
+    let end = receiver.recv().await.unwrap();
+    assert_eq!(end, Err(NetError::Refused { to: PEER, why: "no more".into() }));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_comes_back_is_reached_again() {
+    let server = serve("127.0.0.1:0".parse().unwrap(), None, Arc::new(Echo)).await.unwrap();
+    let (net, listen) = (TonicPeerNet::new(None), server.addr);
+    let addr = format!("http://{listen}");
+    net.call(PEER, &addr, PeerRpc::Ask, Bytes::new()).await.unwrap();
+    server.stop().await;
+    let gone = loop {
+        match net.call(PEER, &addr, PeerRpc::Ask, Bytes::new()).await {
+            Ok(_) => tokio::task::yield_now().await,
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(gone, NetError::Unreachable { .. }), "{gone:?}");
+    let server = loop {
+        match serve(listen, None, Arc::new(Echo)).await {
+            Ok(server) => break server,
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+        }
+    };
+    assert_eq!(net.call(PEER, &addr, PeerRpc::Ask, "y".into()).await.unwrap(), "re: y");
+    server.stop().await;
+}
