@@ -1,6 +1,8 @@
 //! The disk seam of the log: a handful of files in one directory.
 
 use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A directory of files. What has not been synced may be lost, in whole or in part, in a crash.
@@ -42,7 +44,103 @@ pub trait LogFile: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
 }
 
+/// Files in a directory of the operating system.
+pub struct FsDisk {
+    dir: PathBuf,
+}
+
+impl FsDisk {
+    /// Uses a directory; makes it, durably, if it is missing.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        make_dir(dir)?;
+        Ok(Self { dir: dir.to_owned() })
+    }
+}
+
+const UNFINISHED: &str = ".unfinished";
+
+impl LogDisk for FsDisk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if name.ends_with(UNFINISHED) {
+                std::fs::remove_file(entry.path())?;
+            } else {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn create(&self, name: &str, len: u64) -> io::Result<()> {
+        let unfinished = self.dir.join(format!("{name}{UNFINISHED}"));
+        let file = std::fs::File::create(&unfinished)?;
+        let zeros = vec![0; 1 << 20];
+        let mut at = 0;
+        while at < len {
+            let n = (len - at).min(zeros.len() as u64);
+            file.write_all_at(&zeros[..n as usize], at)?;
+            at += n;
+        }
+        file.sync_all()?;
+        std::fs::rename(&unfinished, self.dir.join(name))?;
+        sync_dir(&self.dir)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn LogFile>> {
+        let file = std::fs::File::options().read(true).write(true).open(self.dir.join(name))?;
+        Ok(Arc::new(FsFile(file)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.dir.join(from), self.dir.join(to))?;
+        sync_dir(&self.dir)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.dir.join(name))?;
+        sync_dir(&self.dir)
+    }
+}
+
+struct FsFile(std::fs::File);
+
+impl LogFile for FsFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(buf, offset)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
 /// Makes the names in a directory durable.
-pub(crate) fn sync_dir(dir: &std::path::Path) -> io::Result<()> {
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     std::fs::File::open(dir)?.sync_all()
+}
+
+/// Makes a directory and its name durable; the parent must exist or be creatable.
+pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_dir(parent)?;
+    match std::fs::create_dir(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    sync_dir(parent)
 }

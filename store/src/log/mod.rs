@@ -3,8 +3,26 @@
 //! The log is the truth: votes and entries are on it before anybody is told. Everything else is a cache of it.
 
 pub mod disk;
+mod record;
+mod recover;
+pub mod sim;
+mod state;
+#[cfg(test)]
+mod suite;
+mod writer;
 
-pub use disk::{LogDisk, LogFile};
+use std::sync::Arc;
+
+use kontiki_base::env::Env;
+use kontiki_base::ids::{LogIndex, LogPos};
+use kontiki_base::limits;
+use tokio::sync::mpsc;
+
+pub use disk::{FsDisk, LogDisk, LogFile};
+pub use record::{LogEntry, Vote};
+pub use state::Cold;
+use state::{Failure, Shared};
+use writer::{Job, What, Writer};
 
 /// How the log uses the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +75,148 @@ pub enum LogError {
     /// The log has stopped because of an earlier error.
     #[error("raft log has stopped: {0}")]
     Stopped(String),
+}
+
+/// Is called when a write is durable, or has failed. Runs on the log's thread: must not block.
+pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
+/// What runs the log's writes.
+#[derive(Clone)]
+pub enum Runner {
+    /// A thread of the operating system, so that a slow disk never holds up a worker of the async runtime.
+    Thread,
+    /// A task, for runtimes whose clock is simulated; every group of writes takes up to this many simulated microseconds.
+    Task {
+        /// The simulated world.
+        env: Arc<dyn Env>,
+        /// Upper bound of a sync, in microseconds.
+        sync_us: u64,
+    },
+}
+
+/// What the log knows of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStatus {
+    /// Everything up to here was given up.
+    pub purged: LogPos,
+    /// The last entry, or `purged`.
+    pub last: LogPos,
+    /// The vote, if there was one.
+    pub vote: Option<Vote>,
+    /// What is known to be committed.
+    pub committed: LogPos,
+    /// Bytes of records since the log began; only differences mean something.
+    pub written_bytes: u64,
+}
+
+/// A handle to the log. Writes are queued in the order of the calls and readable at once; they are durable when their [`Done`] is called.
+#[derive(Clone)]
+pub struct Log {
+    shared: Arc<Shared>,
+    jobs: mpsc::Sender<Job>,
+    segment_bytes: u32,
+    thread: Arc<std::sync::Mutex<Option<std::thread::JoinHandle<()>>>>,
+}
+
+impl Log {
+    /// Opens the log: reads all segments, cuts off a torn tail, refuses a damaged log. Blocks.
+    pub fn open(disk: Arc<dyn LogDisk>, options: LogOptions, runner: Runner, random: u64) -> Result<Self, LogError> {
+        let shared = Arc::new(Shared::new(options.tail_bytes));
+        let in_background = matches!(runner, Runner::Thread);
+        let mut writer = recover::open(disk, options.clone(), shared.clone(), random, in_background)?;
+        let (jobs, mut queue) = mpsc::channel(limits::RAFT_LOG_QUEUE);
+        let thread = match runner {
+            Runner::Thread => {
+                let run = move || {
+                    let mut batch = Vec::new();
+                    while queue.blocking_recv_many(&mut batch, limits::RAFT_LOG_QUEUE) > 0 {
+                        writer.run(&mut batch);
+                    }
+                    writer.close();
+                };
+                let spawned = std::thread::Builder::new().name("raft-log".into()).spawn(run);
+                Some(spawned.map_err(|source| LogError::Io { what: "start the thread of", file: "the log".into(), source })?)
+            }
+            Runner::Task { env, sync_us } => {
+                let clock = env.clone();
+                env.spawn("raft.log", Box::pin(run_task(clock, sync_us, writer, queue)));
+                None
+            }
+        };
+        Ok(Self { shared, jobs, segment_bytes: options.segment_bytes, thread: Arc::new(std::sync::Mutex::new(thread)) })
+    }
+
+    /// What the log knows of itself.
+    pub fn status(&self) -> LogStatus {
+        self.shared.status()
+    }
+
+    /// Appends entries, which must follow the last one.
+    pub async fn append(&self, entries: Vec<LogEntry>, done: Done) {
+        let too_large = entries.iter().map(|e| e.body.len()).find(|body| !writer::fits(*body, self.segment_bytes));
+        if let Some(bytes) = too_large {
+            return done(Err(LogError::TooLarge { bytes, segment: self.segment_bytes }));
+        }
+        let number = self.shared.append(&entries);
+        self.submit(What::Append(entries), number, done).await;
+    }
+
+    /// Records a vote.
+    pub async fn vote(&self, vote: Vote, done: Done) {
+        let number = self.shared.vote(vote);
+        self.submit(What::Vote(vote), number, done).await;
+    }
+
+    /// Removes all entries after `after`.
+    pub async fn truncate(&self, after: LogPos, done: Done) {
+        let number = self.shared.truncate(after);
+        self.submit(What::Truncate(after), number, done).await;
+    }
+
+    /// Gives up all entries up to `upto`; if the log ends before, it continues there.
+    pub async fn purge(&self, upto: LogPos, done: Done) {
+        let number = self.shared.purge(upto);
+        self.submit(What::Purge(upto), number, done).await;
+    }
+
+    /// Notes what is known to be committed. Becomes durable with the next write, which costs nothing; may be lost.
+    pub fn hint_committed(&self, committed: LogPos) {
+        self.shared.hint_committed(committed);
+    }
+
+    /// The entries from `from` up to and without `to` that the log has, as far as `max_bytes` reach, but at least one if there is one.
+    pub fn read(&self, from: LogIndex, to: LogIndex, max_bytes: usize) -> Result<Cold, LogError> {
+        self.shared.read(from, to, max_bytes)
+    }
+
+    /// Ends the log: everything that was queued is written. Blocks; other handles fail from now on.
+    pub fn close(self) {
+        let Self { jobs, thread, .. } = self;
+        drop(jobs);
+        let handle = thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(handle) = handle
+            && handle.join().is_err()
+        {
+            tracing::error!("the log's thread panicked");
+        }
+    }
+
+    async fn submit(&self, what: What, number: u64, done: Done) {
+        let job = Job { what, number, done };
+        if let Err(mpsc::error::SendError(job)) = self.jobs.send(job).await {
+            job.fail(&self.shared.failure().unwrap_or_else(|| Failure::new("the log is closed")));
+        }
+    }
+}
+
+async fn run_task(env: Arc<dyn Env>, sync_us: u64, mut writer: Writer, mut queue: mpsc::Receiver<Job>) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, limits::RAFT_LOG_QUEUE).await > 0 {
+        let micros = env.random_u64() % (sync_us + 1);
+        env.sleep(std::time::Duration::from_micros(micros)).await;
+        writer.run(&mut batch);
+    }
+    writer.close();
 }
 
 impl From<LogError> for std::io::Error {
