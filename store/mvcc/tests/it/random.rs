@@ -1,0 +1,187 @@
+//! Random commands against the naive model: answers, events, reads at any revision, replays, hashes, and paced removal.
+//!
+//! `MVCC_OPS=10000000 cargo test --release -p kontiki-mvcc --test it random` makes it a long run.
+
+use kontiki_base::Revision;
+use kontiki_base::ids::{LogIndex, LogPos};
+use kontiki_base::kv::{EventKind, KvError};
+use kontiki_mvcc::{
+    Batch, Command, MemView, Outcome, Space, View, apply, current, get_at, hash_kv, history, lease, previous, state_hash, sweep, verify,
+};
+use proptest::prelude::*;
+use std::ops::Bound;
+
+use crate::generate::Choices;
+use crate::model::Model;
+use crate::util::{Store, TERM};
+
+/// The real store and the model, side by side.
+struct Pair {
+    store: Store,
+    model: Model,
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self { store: Store::default(), model: Model::new() }
+    }
+
+    fn step(&mut self, choices: &mut Choices) {
+        let command = choices.command(self.model.revision());
+        let bytes = command.encode();
+        assert_eq!(Command::decode(bytes).as_ref(), Ok(&command));
+        let (real, expected) = (self.store.apply(&command), self.model.apply(&command));
+        assert_eq!(real, expected, "{command:#?}");
+        match choices.below(16) {
+            0 => self.sweep(choices),
+            1..4 => self.compare_history(choices),
+            4 => self.compare_leases(),
+            5 => self.compare_points(choices),
+            6 if choices.below(20) == 0 => verify(&self.store.view).unwrap(),
+            _ => self.compare_range(choices),
+        }
+    }
+
+    fn compare_range(&self, choices: &mut Choices) {
+        let req = choices.range_req(self.model.revision());
+        assert_eq!(self.store.range(&req), self.model.range(&req), "{req:#?}");
+    }
+
+    fn compare_history(&self, choices: &mut Choices) {
+        let (range, from, max) = (choices.range(), choices.revision(self.model.revision()), 1 + choices.below(20) as usize);
+        let expected = self.model.history(&range, from.get());
+        let mut next = from;
+        let mut events = Vec::new();
+        while next <= self.model.revision() {
+            let before = next;
+            match history(&self.store.view, &range, next, max).map_err(KvError::from) {
+                Ok((some, after)) => {
+                    // A revision is never split, and what is delivered lies between the two.
+                    assert!(some.iter().all(|e| e.kv.mod_revision >= before && e.kv.mod_revision < after));
+                    events.extend(some);
+                    next = after;
+                }
+                Err(error) => {
+                    assert_eq!(Err(error), expected.map(|_| ()));
+                    return;
+                }
+            }
+            assert!(next > before, "no progress");
+        }
+        for event in &mut events {
+            event.prev = previous(&self.store.view, &event.kv.key, event.kv.mod_revision).unwrap();
+            assert!(event.kind == EventKind::Put || event.kv.version == 0);
+        }
+        assert_eq!(Ok(events), expected, "{range:?} from {from}");
+    }
+
+    fn compare_leases(&self) {
+        let view = &self.store.view;
+        let leases = lease::list(view).unwrap().into_iter();
+        let real: Vec<_> = leases.map(|l| (l.id, l.ttl, lease::attached(view, l.id).unwrap())).collect();
+        assert_eq!(real, self.model.leases());
+    }
+
+    fn compare_points(&self, choices: &mut Choices) {
+        let (key, at) = (choices.key(), choices.revision(self.model.revision()));
+        if key.is_empty() {
+            return;
+        }
+        let req = kontiki_base::kv::RangeReq { at, ..kontiki_base::kv::RangeReq::new(kontiki_base::KeyRange::single(key.clone())) };
+        let expected = self.model.range(&req).map(|mut res| res.kvs.pop());
+        assert_eq!(get_at(&self.store.view, &key, at).map_err(KvError::from), expected);
+    }
+
+    /// Sweeps a slice, or to the end; nothing that can be read may change, and at the end nothing else is left.
+    fn sweep(&mut self, choices: &mut Choices) {
+        let budget = [0, 3, 10, 1_000][choices.below(4) as usize];
+        let calls = if choices.below(2) == 0 { 1 } else { usize::MAX };
+        let hashes = |view: &MemView| (state_hash(view).unwrap(), hash_kv(view, Revision::ZERO).unwrap());
+        let before = hashes(&self.store.view);
+        for _ in 0..calls {
+            let mut batch = Batch::default();
+            let done = sweep(&self.store.view, budget, &mut batch).unwrap().done;
+            self.store.view.commit(batch);
+            assert_eq!(hashes(&self.store.view), before);
+            if done {
+                assert_eq!(count(&self.store.view, Space::Kv), self.model.readable_versions());
+                assert_eq!(count(&self.store.view, Space::Rev), self.model.readable_versions());
+                return;
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        verify(&self.store.view).unwrap();
+        let now = current(&self.store.view).unwrap();
+        assert_eq!((now.revision, now.compact), (self.model.revision(), self.model.compacted()));
+    }
+}
+
+fn count(view: &MemView, space: Space) -> usize {
+    view.scan(space, Bound::Unbounded, Bound::Unbounded, false).count()
+}
+
+fn ops() -> u64 {
+    std::env::var("MVCC_OPS").ok().map_or(30_000, |text| text.parse().expect("MVCC_OPS is a number"))
+}
+
+#[test]
+fn a_long_random_run_agrees_with_the_model() {
+    let seeds = 8;
+    for seed in 1..=seeds {
+        let (mut pair, mut choices) = (Pair::new(), Choices::Seed(seed));
+        for step in 0..ops() / seeds {
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pair.step(&mut choices)));
+            if let Err(panic) = caught {
+                eprintln!("seed {seed}, step {step}");
+                std::panic::resume_unwind(panic);
+            }
+        }
+        pair.finish();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The same, on short runs that proptest can shrink.
+    #[test]
+    fn short_random_runs_agree_with_the_model(tape in prop::collection::vec(any::<u32>(), 0..600)) {
+        let (mut pair, mut choices) = (Pair::new(), Choices::Tape(tape.into_iter()));
+        while !choices.exhausted() {
+            pair.step(&mut choices);
+        }
+        pair.finish();
+    }
+
+    /// How commands are grouped in log entries and write batches makes no difference to any byte.
+    #[test]
+    fn batching_makes_no_difference(seed in any::<u64>()) {
+        let mut choices = Choices::Seed(seed);
+        let mut now = Revision(1);
+        let commands: Vec<Command> = (0..600).map(|_| {
+            now = Revision(now.get() + i64::from(choices.below(2)));
+            choices.command(now)
+        }).collect();
+        let one_by_one = in_batches(&commands, 1);
+        for size in [7, 512] {
+            let together = in_batches(&commands, size);
+            prop_assert!(one_by_one == together, "in batches of {size}");
+        }
+        prop_assert!(one_by_one.1.iter().filter(|outcome| !outcome.events.is_empty()).count() > 20);
+    }
+}
+
+fn in_batches(commands: &[Command], size: usize) -> (MemView, Vec<Outcome>) {
+    let (mut view, mut outcomes) = (MemView::new(), Vec::new());
+    for (index, entry) in commands.chunks(size).enumerate() {
+        let mut batch = Batch::default();
+        let at = LogPos { term: TERM, index: LogIndex(index as u64 + 1) };
+        for command in Command::decode_batch(Command::encode_batch(entry)).unwrap() {
+            outcomes.push(apply(&view, at, &command, &mut batch).unwrap());
+        }
+        view.commit(batch);
+    }
+    (view, outcomes)
+}
