@@ -22,7 +22,7 @@ use rocksdb::{Snapshot, WriteBatch};
 use super::mark::{AppliedMark, MARK_KEY};
 use super::sim::is_reserved;
 use super::{BoxView, Engine, EngineError};
-use crate::log::disk::sync_dir;
+use crate::log::disk::{make_dir, sync_dir};
 
 /// How much memory RocksDB may use. The defaults suit a machine with 2 GiB and scale linearly.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,10 +137,10 @@ impl EventListener for Listener {
 impl RocksEngine {
     /// Opens the engine in `base`, which is made if it is missing.
     pub fn open(base: &Path, options: RocksOptions) -> Result<Self, EngineError> {
-        std::fs::create_dir_all(base).map_err(|e| io(base, "create", &e))?;
+        make_dir(base).map_err(|e| io(base, "create", &e))?;
         let generation = clean(base)?;
         let dir = generation_dir(base, generation);
-        let open = open_db(&dir, generation, &options)?;
+        let open = open_db(&dir, generation, &options, true)?;
         sync_dir(base).map_err(|e| io(base, "sync", &e))?;
         let applied = read_mark(open.db(), &dir)?;
         open.flushes.raise(applied.pos);
@@ -211,7 +211,10 @@ impl Engine for RocksEngine {
 
     fn replace_from(&self, dir: &Path) -> Result<AppliedMark, EngineError> {
         let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-        let mark = read_mark(open_db(dir, 0, &self.options)?.db(), dir)?;
+        let mark = read_mark(open_db(dir, 0, &self.options, false)?.db(), dir)?;
+        if mark == AppliedMark::default() {
+            return Err(EngineError::Corrupt { path: dir.to_owned(), why: "the checkpoint has no applied mark".into() });
+        }
         for entry in std::fs::read_dir(dir).map_err(|e| io(dir, "list", &e))? {
             let path = entry.map_err(|e| io(dir, "list", &e))?.path();
             std::fs::File::open(&path).and_then(|f| f.sync_all()).map_err(|e| io(&path, "sync", &e))?;
@@ -222,7 +225,7 @@ impl Engine for RocksEngine {
         let target = generation_dir(&self.base, generation);
         std::fs::rename(dir, &target).map_err(|e| io(&target, "rename checkpoint to", &e))?;
         sync_dir(&self.base).map_err(|e| io(&self.base, "sync", &e))?;
-        let open = open_db(&target, generation, &self.options)?;
+        let open = open_db(&target, generation, &self.options, false)?;
         open.flushes.raise(mark.pos);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(open);
         old.retired.store(true, std::sync::atomic::Ordering::Release);
@@ -292,11 +295,11 @@ fn read_mark(db: &DB, dir: &Path) -> Result<AppliedMark, EngineError> {
         .ok_or_else(|| EngineError::Corrupt { path: dir.to_owned(), why: "the applied mark does not parse".into() })
 }
 
-fn open_db(dir: &Path, generation: u64, options: &RocksOptions) -> Result<Open, EngineError> {
+fn open_db(dir: &Path, generation: u64, options: &RocksOptions, create: bool) -> Result<Open, EngineError> {
     let flushes = Arc::new(Flushes::default());
     let mut db = Options::default();
-    db.create_if_missing(true);
-    db.create_missing_column_families(true);
+    db.create_if_missing(create);
+    db.create_missing_column_families(create);
     db.set_atomic_flush(true);
     db.set_db_write_buffer_size(options.all_write_buffers_bytes);
     db.set_max_background_jobs(options.background_jobs);

@@ -191,7 +191,10 @@ fn replay_segment(segment: &Segment, shared: &Shared, replay: &mut Replay, is_fi
         replay.base = header.last;
         shared.written(&[Placed::Purged(header.last.index)], 0);
     } else if (header.epoch, header.last, header.purged) != (replay.epoch, replay.last, replay.purged) {
-        let why = format!("its head says it follows {:?} in batch {}, but {:?} in batch {} came before", header.last, header.epoch, replay.last, replay.epoch);
+        let why = format!(
+            "its head says it follows {:?} in batch {}, but {:?} in batch {} came before",
+            header.last, header.epoch, replay.last, replay.epoch
+        );
         return Err(corrupt(number, 0, why));
     }
     let mut placed = Vec::new();
