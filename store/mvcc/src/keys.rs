@@ -395,3 +395,103 @@ fn escape(key: &[u8], out: &mut Vec<u8>) {
     }
     out.put_slice(rest);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Keys of few different bytes, so that prefixes and zeros are common.
+    fn keys() -> impl Strategy<Value = Vec<u8>> {
+        vec(prop_oneof![Just(0), Just(1), Just(b'a'), Just(0xfe), Just(0xff)], 0..6)
+    }
+
+    fn stamps() -> impl Strategy<Value = Stamp> {
+        (0..4_i64, 0..3_u32).prop_map(|(main, sub)| Stamp { main: Revision([1, 2, 300, i64::MAX][main as usize]), sub })
+    }
+
+    proptest! {
+        #[test]
+        fn versions_stand_by_key_and_newest_first(a in keys(), b in keys(), s in stamps(), t in stamps()) {
+            let order = a.cmp(&b).then(t.cmp(&s));
+            prop_assert_eq!(version_key(&a, s).cmp(&version_key(&b, t)), order);
+            prop_assert_eq!(s.encode().cmp(&t.encode()), s.cmp(&t));
+        }
+
+        #[test]
+        fn version_keys_come_back(key in keys(), at in stamps()) {
+            let bytes = Bytes::from(version_key(&key, at));
+            prop_assert_eq!(bytes.len(), version_key_len(&key));
+            let (prefix, stamp) = split_version_key(&bytes).unwrap();
+            prop_assert_eq!((prefix, stamp), (&versions_prefix(&key)[..], at));
+            prop_assert_eq!(user_key(&bytes).unwrap(), key);
+        }
+
+        #[test]
+        fn bounds_enclose_exactly_the_versions_of_the_range(start in keys(), end in keys(), key in keys(), at in stamps(), kind in 0..3) {
+            let end = match kind {
+                0 => RangeEnd::Single,
+                1 => RangeEnd::Before(end.into()),
+                _ => RangeEnd::Unbounded,
+            };
+            let range = KeyRange { start: start.into(), end };
+            let (from, to) = kv_bounds(&range);
+            let within = std::ops::RangeBounds::contains(&(from, to), &version_key(&key, at));
+            prop_assert_eq!(within, range.contains(&key));
+        }
+
+        #[test]
+        fn records_come_back(key in keys(), value in keys(), at in stamps(), create in any::<i64>(), version in any::<i64>(), lease in any::<i64>()) {
+            let meta = Meta { create: Revision(create), at, version, lease: LeaseId(lease) };
+            let records = put_records(&key, &meta, &value);
+            prop_assert_eq!(Meta::decode(&records.meta).unwrap(), meta);
+            prop_assert_eq!(&records.kv_key, &version_key(&key, at));
+            let expected = Version::Put { create: meta.create, version, lease: meta.lease, value: value.into() };
+            prop_assert_eq!(Version::decode(&records.kv).unwrap(), expected);
+            prop_assert!(!Version::is_tombstone(&records.kv));
+            prop_assert_eq!(Stamp::decode(Space::Rev, &records.rev_key).unwrap(), at);
+            prop_assert_eq!(decode_rev(&records.rev).unwrap(), (false, Bytes::from(key.clone())));
+            let records = tombstone_records(&key, at);
+            prop_assert_eq!(&records.kv_key, &version_key(&key, at));
+            prop_assert_eq!(Version::decode(&records.kv).unwrap(), Version::Tombstone);
+            prop_assert_eq!(decode_rev(&records.rev).unwrap(), (true, Bytes::from(key)));
+        }
+
+        #[test]
+        fn lease_keys_keep_the_order_of_ids(a in any::<i64>(), b in any::<i64>(), key in keys()) {
+            let (a, b) = (LeaseId(a), LeaseId(b));
+            prop_assert_eq!(lease_key(a).cmp(&lease_key(b)), a.cmp(&b));
+            prop_assert_eq!(decode_lease_key(&lease_key(a)).unwrap(), a);
+            let within = std::ops::RangeBounds::contains(&attach_bounds(a), &attach_key(b, &key));
+            prop_assert_eq!(within, a == b);
+        }
+
+        #[test]
+        fn malformed_records_are_errors(bytes in vec(any::<u8>(), 0..40)) {
+            let bytes = Bytes::from(bytes);
+            let _ = (Version::decode(&bytes), user_key(&bytes), decode_rev(&bytes), decode_lease_key(&bytes));
+            prop_assert!(Meta::decode(&bytes).is_err() || bytes.len() == META_LEN);
+            prop_assert!(Stamp::decode(Space::Rev, &bytes).is_err() || bytes.len() == STAMP_LEN);
+        }
+    }
+
+    /// These bytes are on disks: this test may get new lines, but none of its lines may change.
+    #[test]
+    fn the_format_is_what_it_was() {
+        let at = Stamp { main: Revision(0x0102), sub: 3 };
+        let meta = Meta { create: Revision(7), at, version: 9, lease: LeaseId(-2) };
+        let put = put_records(b"k\0", &meta, b"v");
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        assert_eq!(hex(&put.kv_key), "6b00ff0001fffffffffffffefdfffffffc");
+        assert_eq!(hex(&put.kv), "0100000000000000070000000000000009fffffffffffffffe76");
+        assert_eq!(hex(&put.rev_key), "000000000000010200000003");
+        assert_eq!(hex(&put.rev), "016b00");
+        assert_eq!(hex(&put.meta), "00000000000000070000000000000102000000030000000000000009fffffffffffffffe");
+        let tombstone = tombstone_records(b"k", at);
+        assert_eq!((hex(&tombstone.kv), hex(&tombstone.rev)), ("02".to_owned(), "026b".to_owned()));
+        assert_eq!(hex(&lease_key(LeaseId(1))), "018000000000000001");
+        assert_eq!(hex(&attach_key(LeaseId(-1), b"k")), "027fffffffffffffff6b");
+    }
+}

@@ -323,3 +323,94 @@ impl View for MemView {
         Box::new(std::iter::from_fn(move || between.step(reverse).map(|((_, key), value)| Ok((key.clone(), value.clone())))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SPACES: [Space; 3] = [Space::Kv, Space::Rev, Space::Sys];
+
+    fn keys() -> impl Strategy<Value = Vec<u8>> {
+        vec(prop_oneof![Just(0), Just(b'a'), Just(0xff)], 0..4)
+    }
+
+    fn bounds() -> impl Strategy<Value = Bound<Vec<u8>>> {
+        prop_oneof![keys().prop_map(Bound::Included), keys().prop_map(Bound::Excluded), Just(Bound::Unbounded)]
+    }
+
+    fn batches() -> impl Strategy<Value = Batch> {
+        vec((0..SPACES.len(), keys(), prop::option::of(vec(any::<u8>(), 0..2))), 0..30).prop_map(|writes| {
+            let mut batch = Batch::default();
+            for (space, key, value) in writes {
+                match value {
+                    Some(value) => batch.put(SPACES[space], key, value),
+                    None => batch.delete(SPACES[space], key),
+                }
+            }
+            batch
+        })
+    }
+
+    fn all(view: &dyn View, space: Space, from: &Bound<Vec<u8>>, to: &Bound<Vec<u8>>, reverse: bool) -> Vec<(Bytes, Bytes)> {
+        view.scan(space, from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice), reverse).collect::<Result<_, _>>().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_view_with_a_batch_on_top_reads_like_one_that_has_it(
+            below in batches(), above in batches(), from in bounds(), to in bounds(), space in 0..SPACES.len(), probe in keys(),
+        ) {
+            let space = SPACES[space];
+            let mut base = MemView::new();
+            base.commit(below);
+            let mut committed = base.clone();
+            committed.commit(above.clone());
+            let overlay = Overlay { base: &base, batch: &above };
+            prop_assert_eq!(overlay.get(space, &probe), committed.get(space, &probe));
+            let forwards = all(&overlay, space, &from, &to, false);
+            prop_assert_eq!(&forwards, &all(&committed, space, &from, &to, false));
+            // And what a scan is, said without a map's range.
+            let within = |key: &Bytes| std::ops::RangeBounds::contains(&(from.clone(), to.clone()), &key.to_vec());
+            let naive: Vec<_> = committed.records.iter().filter(|((s, key), _)| *s == space && within(key)).map(|((_, key), v)| (key.clone(), v.clone())).collect();
+            prop_assert_eq!(&forwards, &naive);
+            let mut backwards = all(&overlay, space, &from, &to, true);
+            backwards.reverse();
+            prop_assert_eq!(backwards, forwards);
+        }
+    }
+
+    /// A view whose every scan breaks after one record.
+    struct Broken(MemView);
+
+    impl View for Broken {
+        fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
+            self.0.get(space, key)
+        }
+
+        fn scan<'a>(&'a self, space: Space, from: Bound<&[u8]>, to: Bound<&[u8]>, reverse: bool) -> Scan<'a> {
+            let error = Err(ViewError { space, why: "broken".to_owned() });
+            Box::new(self.0.scan(space, from, to, reverse).take(1).chain(std::iter::once(error)))
+        }
+    }
+
+    #[test]
+    fn an_error_below_comes_through() {
+        let mut base = MemView::new();
+        let mut batch = Batch::default();
+        batch.put(Space::Kv, "a", "1");
+        base.commit(batch);
+        let mut batch = Batch::default();
+        batch.put(Space::Kv, "z", "2");
+        let base = Broken(base);
+        let overlay = Overlay { base: &base, batch: &batch };
+        for reverse in [false, true] {
+            let read: Vec<_> = overlay.scan(Space::Kv, Bound::Unbounded, Bound::Unbounded, reverse).collect();
+            assert!(read.iter().any(Result::is_err), "{read:?}");
+        }
+    }
+}

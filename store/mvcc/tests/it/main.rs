@@ -1,5 +1,7 @@
 //! The state machine seen from outside: etcd's rules as tables, random commands against a naive model, the in-memory `Kv`.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps is a test that fails")]
+
 mod codec;
 mod generate;
 mod local;

@@ -185,3 +185,49 @@ fn in_batches(commands: &[Command], size: usize) -> (MemView, Vec<Outcome>) {
     }
     (view, outcomes)
 }
+
+/// A run that never sees an error, a nested answer, or a compaction, tests none.
+#[test]
+fn random_runs_reach_everything() {
+    let (mut store, mut choices) = (Store::default(), Choices::Seed(11));
+    let mut seen = std::collections::BTreeMap::<String, usize>::new();
+    for _ in 0..20_000 {
+        let now = current(&store.view).unwrap().revision;
+        let outcome = store.apply(&choices.command(now));
+        let text = match &outcome.reply {
+            Ok(reply) => format!("{reply:?}"),
+            Err(error) => format!("{error:?}"),
+        };
+        let mut note = |what: &str| *seen.entry(what.to_owned()).or_default() += 1;
+        note(text.split([' ', '(', '{']).next().unwrap());
+        if text.contains("Txn(TxnRes { revision: Revision(0)") {
+            note("nested");
+        }
+        if outcome.events.len() > 3 {
+            note("several events");
+        }
+    }
+    for (what, least) in [
+        ("Put", 3_000),
+        ("Delete", 1_000),
+        ("Txn", 2_000),
+        ("LeaseGrant", 100),
+        ("LeaseRevoke", 100),
+        ("Compact", 300),
+        ("EmptyKey", 50),
+        ("ValueProvided", 50),
+        ("LeaseProvided", 20),
+        ("KeyNotFound", 50),
+        ("DuplicateKey", 300),
+        ("Compacted", 100),
+        ("FutureRevision", 20),
+        ("LeaseNotFound", 100),
+        ("LeaseExists", 50),
+        ("LeaseTtlTooLarge", 50),
+        ("Fenced", 50),
+        ("nested", 300),
+        ("several events", 200),
+    ] {
+        assert!(seen.get(what).is_some_and(|n| *n >= least), "{what}: {:?} of {least}; all: {seen:?}", seen.get(what));
+    }
+}
