@@ -52,6 +52,10 @@ limits! {
     QUEUE_KEYS: usize = 100_000 => "the informer stops reading until the queue has room";
     NODE_SESSION_QUEUE: usize = 1_024 => "the session is closed and the agent comes back with its full state";
     STATUS_BATCH: usize = 256 => "the rest goes in the next batch";
+    NODE_OBJECTS: usize = 4_096 => "the object that a node fetched longest ago is forgotten and fetched again when needed";
+    NODE_EVENTS: usize = 256 => "a node drops the Kubernetes event; states are reported in pod statuses in any case";
+    NODE_INPUTS: usize = 1_024 => "a finished step waits until the node's loop has taken it";
+    LOG_STREAMS: usize = 128 => "429: the agent serves no further log";
     BIND_BATCH: usize = 256 => "the rest is bound in the next transaction";
     LIVENESS_NODES: usize = 50_000 => "heartbeats of further nodes are not recorded, and their sessions are refused: TooManyRequests";
     EVENT_ROWS: usize = 4_096 => "the oldest row of the aggregation is forgotten: its next event starts a new count";
