@@ -8,8 +8,8 @@
 //!
 //! The sweep is driven by `Rev`. A version can only go because of a later change of its key, or because it is a tombstone itself, so
 //! it is enough to visit the keys of the changes between the last compaction, inclusive, and this one. When C moves on during a sweep,
-//! the sweep just goes on with the new C: what it has passed was done for an older C, and every version that the newer C frees in addition
-//! has a change ahead of the cursor, or was at the older C, which the cursor has not passed.
+//! the sweep goes on with the new C where it stands, but not after the older C: what it has passed was done for the older C, and every
+//! version that the newer C frees in addition either has a change ahead of the cursor, or was at the older C and kept for that reason.
 
 use std::ops::Bound;
 
@@ -17,7 +17,7 @@ use bytes::{BufMut, Bytes};
 use kontiki_base::ids::Revision;
 
 use crate::keys::{self, SYS_SWEEP, Stamp, Version};
-use crate::state::{self, NEVER_COMPACTED};
+use crate::state;
 use crate::view::{Batch, Overlay, Space, View, ViewError};
 
 /// What a slice of a sweep did.
@@ -39,8 +39,8 @@ pub struct Progress {
 pub fn sweep(view: &dyn View, budget: usize, out: &mut Batch) -> Result<Progress, ViewError> {
     let above = Overlay { base: view, batch: out };
     let compact = state::compact_revision(&above)?;
-    let mut cursor = Cursor::load(&above)?;
-    if cursor.done_for == compact {
+    let mut cursor = Cursor::load(&above, compact)?;
+    if cursor.at.main > compact {
         return Ok(Progress { done: true, ..Progress::default() });
     }
     let from = cursor.at.encode();
@@ -72,7 +72,7 @@ pub fn sweep(view: &dyn View, budget: usize, out: &mut Batch) -> Result<Progress
         }
     }
     if progress.done {
-        cursor = Cursor { at: Stamp::first(compact), done_for: compact };
+        cursor.at = Stamp::first(compact.next());
     }
     cursor.store(out);
     Ok(progress)
@@ -129,25 +129,28 @@ impl Keep {
 
 /// Where the sweep stands.
 struct Cursor {
-    /// The first change that it has not passed.
+    /// The first change that it has not passed; beyond `compact` when it has finished.
     at: Stamp,
-    /// The compact revision for which it has finished.
-    done_for: Revision,
+    /// The compact revision for which it works.
+    compact: Revision,
 }
 
 impl Cursor {
-    fn load(view: &dyn View) -> Result<Self, ViewError> {
+    fn load(view: &dyn View, compact: Revision) -> Result<Self, ViewError> {
         let Some(bytes) = view.get(Space::Sys, SYS_SWEEP)? else {
-            return Ok(Self { at: Stamp::default(), done_for: NEVER_COMPACTED });
+            return Ok(Self { at: Stamp::default(), compact });
         };
-        let (at, done_for) = bytes.split_at_checked(keys::STAMP_LEN).ok_or_else(|| keys::bad(Space::Sys, "sweep"))?;
-        Ok(Self { at: Stamp::decode(Space::Sys, at)?, done_for: Revision(keys::int(Space::Sys, done_for)?) })
+        let (at, before) = bytes.split_at_checked(keys::STAMP_LEN).ok_or_else(|| keys::bad(Space::Sys, "sweep"))?;
+        let (at, before) = (Stamp::decode(Space::Sys, at)?, Revision(keys::int(Space::Sys, before)?));
+        // What was kept because it was at the compact revision has to be looked at again for the next.
+        let at = if before == compact { at } else { at.min(Stamp::first(before)) };
+        Ok(Self { at, compact })
     }
 
     fn store(&self, out: &mut Batch) {
         let mut bytes = Vec::with_capacity(keys::STAMP_LEN + 8);
         bytes.put_slice(&self.at.encode());
-        bytes.put_i64(self.done_for.get());
+        bytes.put_i64(self.compact.get());
         out.put(Space::Sys, Bytes::from_static(SYS_SWEEP), bytes);
     }
 }

@@ -25,7 +25,7 @@ use crate::view::{Space, ViewError};
 pub const SYS_REVISION: &[u8] = b"revision";
 /// `Sys`: history is kept from this revision on, 8 bytes. Absent before the first compaction.
 pub const SYS_COMPACT: &[u8] = b"compact";
-/// `Sys`: where physical removal goes on, a [`Stamp`]. Local pace: members may differ.
+/// `Sys`: where physical removal goes on: a [`Stamp`], and the compact revision that it works for. Members may differ.
 pub const SYS_SWEEP: &[u8] = b"sweep";
 
 /// Bytes of an encoded [`Stamp`].

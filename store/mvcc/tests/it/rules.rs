@@ -3,7 +3,11 @@
 use bytes::Bytes;
 use kontiki_base::kv::{DeleteReq, KvError, PutReq, PutRes, RangeReq, SortOrder, SortTarget};
 use kontiki_base::{LeaseId, Revision};
-use kontiki_mvcc::{Command, NEVER_COMPACTED, Reply, Revisions, current, get_at, history, lease, previous, verify};
+use std::ops::Bound;
+
+use kontiki_mvcc::{
+    Batch, Command, NEVER_COMPACTED, Progress, Reply, Revisions, Space, View, current, get_at, history, lease, previous, sweep, verify,
+};
 
 use crate::util::{Store, all, brief, del, kv, one, put, put_leased, wire};
 
@@ -342,4 +346,29 @@ fn history_of_a_quiet_range_moves_on_in_bounded_steps() {
         (from, calls) = (next, calls + 1);
     }
     assert_eq!((brief(&found).join(" "), calls), ("put quiet@3002".to_owned(), 3));
+}
+
+/// Found by a long random run: a slice that ends within the compact revision has passed a tombstone that it had to keep.
+#[test]
+fn a_sweep_that_stops_within_the_compact_revision_looks_at_it_again_for_the_next() {
+    let mut store = Store::default();
+    let keys = ["a", "b", "c", "d"];
+    for key in keys {
+        store.put(key, "");
+    }
+    let at = store.ok(Command::Delete(del(all())));
+    store.put("later", "");
+    let slice = |store: &mut Store, budget| {
+        let mut batch = Batch::default();
+        let progress = sweep(&store.view, budget, &mut batch).unwrap();
+        store.view.commit(batch);
+        progress
+    };
+    store.ok(Command::Compact { revision: at });
+    // Four changes that were superseded, then two of the four deletions.
+    assert_eq!(slice(&mut store, 11), Progress { done: false, visited: 6, removed: 4 });
+    store.ok(compact(at.get() + 1));
+    while !slice(&mut store, 11).done {}
+    let left = store.view.scan(Space::Kv, Bound::Unbounded, Bound::Unbounded, false).count();
+    assert_eq!(left, 1, "only the last put can be read");
 }
