@@ -18,6 +18,7 @@
 
 pub mod admit;
 pub mod columns;
+pub mod defaults;
 pub mod delete;
 pub mod discovery;
 pub mod field;

@@ -33,6 +33,19 @@ pub enum Generation {
     ContentAndLabels,
 }
 
+/// What of `metadata` a write of `status` leaves alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusMeta {
+    /// Nothing: labels, annotations, finalizers and owners can be written.
+    Open,
+    /// The labels.
+    KeepsLabels,
+    /// The owners.
+    KeepsOwners,
+    /// Labels, annotations, finalizers and owners.
+    Keeps,
+}
+
 /// What a deletion without a policy does about dependents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DefaultGc {
@@ -54,6 +67,10 @@ pub struct Rules {
     pub name: NameRule,
     /// When `metadata.generation` moves.
     pub generation: Generation,
+    /// What of `metadata` a write of `status` leaves alone.
+    pub status_meta: StatusMeta,
+    /// Whether a creation may bring a status.
+    pub status_on_create: bool,
     /// Fills in what a client may leave out. Runs after every decode; must be idempotent.
     pub defaults: fn(&mut Value),
     /// After defaults, before validation, on creation only.
@@ -66,6 +83,8 @@ pub struct Rules {
     pub validate: fn(&Value, &mut Errors),
     /// What must hold of a change: new, old.
     pub validate_update: fn(&Value, &Value, &mut Errors),
+    /// As `validate_update`, for a write through a subresource other than `status`, which is named first.
+    pub validate_sub: fn(&str, &Value, &Value, &mut Errors),
     /// How long a deletion takes by default, in seconds, for kinds that are deleted gracefully: object, what the client asked for.
     pub grace: Option<fn(&Value, Option<i64>) -> i64>,
     /// Whether a deletion answers with the object even when it is gone.
@@ -89,18 +108,22 @@ pub struct Rules {
 fn nothing(_: &mut Value) {}
 fn nothing_of(_: &mut Value, _: &Value) {}
 fn valid(_: &Value, _: &mut Errors) {}
+fn valid_sub(_: &str, _: &Value, _: &Value, _: &mut Errors) {}
 fn valid_change(_: &Value, _: &Value, _: &mut Errors) {}
 
 /// A kind without behaviour of its own: stored as given.
 pub const PLAIN: Rules = Rules {
     name: NameRule::Subdomain,
     generation: Generation::Untracked,
+    status_meta: StatusMeta::Keeps,
+    status_on_create: false,
     defaults: nothing,
     prepare_create: nothing,
     prepare_update: nothing_of,
     prepare_status: nothing_of,
     validate: valid,
     validate_update: valid_change,
+    validate_sub: valid_sub,
     grace: None,
     delete_returns_object: false,
     create_on_update: false,

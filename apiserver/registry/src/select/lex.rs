@@ -206,7 +206,9 @@ pub(super) fn requirement(key: &str, op: Op, values: BTreeSet<String>) -> Result
     let mut e = Errors::default();
     let path = Path::new("values");
     match op {
-        Op::In | Op::NotIn if values.is_empty() => e.invalid(&path, serde_json::json!([]), "for 'in', 'notin' operators, values set can't be empty"),
+        Op::In | Op::NotIn if values.is_empty() => {
+            e.invalid(&path, serde_json::json!([]), "for 'in', 'notin' operators, values set can't be empty")
+        }
         Op::Exists | Op::DoesNotExist if !values.is_empty() => {
             e.invalid(&path, serde_json::json!(values), "values set must be empty for exists and does not exist");
         }
