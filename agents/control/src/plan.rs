@@ -16,6 +16,8 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// Reconcile the key again after this long.
     pub recheck: Option<Duration>,
+    /// The actions do not depend on each other: one that fails does not stop the others.
+    pub independent: bool,
 }
 
 impl Plan {
@@ -49,7 +51,7 @@ pub enum Guard {
         kind: Kind,
         /// Its name.
         key: ObjectKey,
-        /// Its uid.
+        /// Its uid; empty: no object at all may have the name.
         uid: Uid,
     },
     /// The object exists with this uid and is not being deleted.
@@ -182,7 +184,7 @@ pub enum Action {
         /// What must hold first.
         guards: Vec<Guard>,
     },
-    /// Deletes all objects of a kind in a namespace.
+    /// Deletes all objects of a kind in a namespace. If there were any, the plan stops here and the key is reconciled again.
     DeleteAll {
         /// The kind.
         kind: Kind,
