@@ -1,6 +1,38 @@
 //! One replicated, watchable, revisioned map, with etcd v3 on the wire.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`server`] | a whole member, composed |
+//! | [`config`] | how it is made |
+//! | [`kv`] | the store in process, as the API server sees it |
+//! | `grpc`, `http` | the client port: etcd's services; health, version, metrics |
+//! | [`service`] | what a member does for its clients, whatever door they come through |
+//! | [`propose`] | writes on their way into the log |
+//! | [`read`] | reads |
+//! | [`watch`] | watches |
+//! | [`lease`], [`expiry`] | leases; their time, which only the leader has |
+//! | [`raft`] | consensus, behind one trait |
+//! | [`log`] | the Raft log: segments of records that are synced in groups |
+//! | [`engine`] | the state machine's records on disk |
+//! | [`net`] | the members among themselves |
+//! | [`metrics`], [`error`] | what is counted; what can go wrong with a member as a whole |
 
+pub mod config;
 pub mod engine;
+pub mod error;
+pub mod expiry;
+mod grpc;
+mod http;
+pub mod kv;
+pub mod lease;
 pub mod log;
+pub mod metrics;
 pub mod net;
+pub mod propose;
 pub mod raft;
+pub mod read;
+pub mod server;
+pub mod service;
+#[cfg(test)]
+mod testing;
+pub mod watch;

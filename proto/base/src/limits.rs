@@ -23,6 +23,7 @@ limits! {
     PROPOSAL_BATCH: usize = 512 => "the rest waits for the next batch";
     PROPOSAL_BATCH_BYTES: usize = 4 << 20 => "the rest waits for the next batch";
     READS_QUEUED: usize = 65_536 => "TooManyRequests at once";
+    CLIENT_CONNECTIONS: usize = 16_384 => "a client waits to be accepted until another has gone";
     RANGES_AT_ONCE: usize = 64 => "a read of a range waits until another has ended";
     // store: watches
     WATCH_RING_REVISIONS: usize = 65_536 => "a cursor that is behind the ring reads history from the engine";

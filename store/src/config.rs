@@ -1,0 +1,153 @@
+//! How a store is made: one struct, checked once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kontiki_base::env::Env;
+
+use crate::error::StoreError;
+use crate::net::PeerTls;
+use crate::raft::node::Timings;
+
+/// What `Maintenance.Status` reports as its version. Clients gate features by it, so it names the etcd release whose behaviour this is.
+pub const ETCD_VERSION: &str = "3.6.11";
+
+/// The version of the cluster and of the storage, as etcd 3.6 has them.
+pub const ETCD_CLUSTER_VERSION: &str = "3.6.0";
+
+/// Certificates of the client port, as PEM.
+#[derive(Clone)]
+pub struct TlsOptions {
+    /// The server's certificate, and what it needs to be traced to a root.
+    pub cert: Vec<u8>,
+    /// Its private key.
+    pub key: Vec<u8>,
+    /// If given, clients must show a certificate that these authorities issued.
+    pub client_ca: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for TlsOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsOptions").field("client_ca", &self.client_ca.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// How a store is made.
+pub struct StoreConfig {
+    /// This member's name; one of `initial_cluster`.
+    pub name: String,
+    /// Where it keeps its data. Created if missing; its parent must exist.
+    pub data_dir: PathBuf,
+    /// Where it listens for clients; `None` for a store that is only used in process. Port 0 takes a free one.
+    pub listen_client: Option<SocketAddr>,
+    /// What clients are told to connect to; empty for the address that is listened on.
+    pub advertise_client_urls: Vec<String>,
+    /// Where it listens for the other members. Port 0 takes a free one, which only makes sense for a cluster of one.
+    pub listen_peer: SocketAddr,
+    /// All members of a new cluster with their peer URLs, this one included; empty for a cluster of one.
+    pub initial_cluster: Vec<(String, Vec<String>)>,
+    /// Distinguishes clusters that have members with the same URLs.
+    pub cluster_token: String,
+    /// The cluster exists already: wait to be added.
+    pub join: bool,
+    /// TLS on the client port; plaintext without.
+    pub client_tls: Option<TlsOptions>,
+    /// TLS between members, both ways; plaintext without.
+    pub peer_tls: Option<PeerTls>,
+    /// How fast things happen.
+    pub timings: Timings,
+    /// A watch that asked for it hears this often that nothing happened. etcd's default is ten minutes; kubeadm sets five seconds.
+    pub progress_every: Duration,
+    /// Clock, timers, tasks, randomness.
+    pub env: Arc<dyn Env>,
+}
+
+impl StoreConfig {
+    /// A cluster of one on loopback, on free ports, without TLS.
+    pub fn single(name: &str, data_dir: PathBuf, env: Arc<dyn Env>) -> Self {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            name: name.into(),
+            data_dir,
+            listen_client: Some(loopback),
+            advertise_client_urls: Vec::new(),
+            listen_peer: loopback,
+            initial_cluster: Vec::new(),
+            cluster_token: "kontiki".into(),
+            join: false,
+            client_tls: None,
+            peer_tls: None,
+            timings: Timings::default(),
+            progress_every: Duration::from_secs(600),
+            env,
+        }
+    }
+
+    /// Checks what can be checked without touching anything.
+    ///
+    /// # Errors
+    /// [`StoreError::Config`] with the first contradiction.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let fail = |text: String| Err(StoreError::Config(text));
+        if self.name.is_empty() {
+            return fail("a member needs a name".into());
+        }
+        if !self.initial_cluster.is_empty() && !self.initial_cluster.iter().any(|(name, _)| *name == self.name) {
+            return fail(format!("member {:?} is not in the initial cluster", self.name));
+        }
+        if let Some((name, _)) = self.initial_cluster.iter().find(|(_, urls)| urls.is_empty()) {
+            return fail(format!("member {name:?} of the initial cluster has no peer URL"));
+        }
+        let others = self.initial_cluster.iter().any(|(name, _)| *name != self.name);
+        if others && self.listen_peer.port() == 0 {
+            return fail("a member of a cluster needs a fixed peer port".into());
+        }
+        if self.progress_every < Duration::from_millis(100) {
+            return fail("watch progress can be told every 100 ms at most".into());
+        }
+        let (shortest, longest) = self.timings.election;
+        if shortest < self.timings.heartbeat * 3 || longest <= shortest {
+            return fail("the election timeout must be a range that begins at three heartbeats or more".into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kontiki_proto::env::SystemEnv;
+
+    use super::*;
+
+    fn config() -> StoreConfig {
+        StoreConfig::single("a", "/nowhere".into(), Arc::new(SystemEnv::new()))
+    }
+
+    #[test]
+    fn a_cluster_of_one_is_fine() {
+        config().check().unwrap();
+    }
+
+    #[test]
+    fn contradictions_are_found() {
+        let cluster = |names: &[&str]| names.iter().map(|n| ((*n).into(), vec!["http://127.0.0.1:1".into()])).collect::<Vec<_>>();
+        let table: Vec<(&str, fn(&mut StoreConfig))> = vec![
+            ("needs a name", |c| c.name.clear()),
+            ("is not in the initial cluster", |c| c.initial_cluster = vec![("b".into(), vec!["http://127.0.0.1:1".into()])]),
+            ("has no peer URL", |c| c.initial_cluster = vec![("a".into(), vec![])]),
+            ("every 100 ms", |c| c.progress_every = Duration::ZERO),
+            ("election timeout", |c| c.timings.election.1 = Duration::ZERO),
+        ];
+        for (text, spoil) in table {
+            let mut config = config();
+            spoil(&mut config);
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(text), "{error}");
+        }
+        let mut config = config();
+        config.initial_cluster = cluster(&["a", "b"]);
+        assert!(config.check().unwrap_err().to_string().contains("fixed peer port"));
+    }
+}

@@ -1,0 +1,186 @@
+//! `etcdserverpb.Cluster`: who belongs to it. Headers have no revision here.
+
+use std::collections::BTreeSet;
+
+use kontiki_base::ids::{MemberId, Revision};
+use kontiki_proto::convert::error::{EtcdError, kv_status};
+use kontiki_proto::etcd::etcdserverpb as pb;
+use tonic::{Request, Response, Status};
+
+use super::Api;
+use crate::raft::{Member, RaftStatus, Role};
+
+/// So many members without a vote at once, as in etcd.
+const MAX_LEARNERS: usize = 1;
+
+/// A learner may be promoted when its log reaches this share of the leader's, in hundredths.
+const IN_SYNC_PERCENT: u64 = 90;
+
+fn to_wire(member: &Member) -> pb::Member {
+    pb::Member {
+        id: member.id.get(),
+        name: member.name.clone(),
+        peer_ur_ls: member.peer_urls.clone(),
+        client_ur_ls: member.client_urls.clone(),
+        is_learner: member.learner,
+    }
+}
+
+/// Whether a peer URL can be used: `http` or `https`, a host, a port, nothing else.
+fn usable(url: &str) -> bool {
+    let Ok(uri) = url.parse::<http::Uri>() else { return false };
+    let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
+    let bare = uri.path_and_query().is_none_or(|path| path.as_str() == "/") && !url.ends_with('/');
+    scheme && bare && uri.host().is_some_and(|host| !host.is_empty()) && uri.port_u16().is_some()
+}
+
+/// Whether the voters that have started make a quorum of `voters`.
+fn enough_started(raft: &RaftStatus, voters: &BTreeSet<MemberId>) -> bool {
+    let started = raft.members.iter().filter(|m| voters.contains(&m.id) && !m.name.is_empty()).count();
+    started > voters.len() / 2
+}
+
+fn voters(raft: &RaftStatus) -> BTreeSet<MemberId> {
+    raft.members.iter().filter(|m| !m.learner).map(|m| m.id).collect()
+}
+
+impl Api {
+    fn header_of_cluster(&self) -> Option<pb::ResponseHeader> {
+        self.header(Revision::ZERO)
+    }
+
+    fn members(&self) -> Vec<pb::Member> {
+        self.service.status.borrow().members.iter().map(to_wire).collect()
+    }
+
+    fn check_new(&self, urls: &[String], learner: bool) -> Result<(), EtcdError> {
+        let raft = self.service.raft();
+        if urls.is_empty() || !urls.iter().all(|url| usable(url)) {
+            return Err(EtcdError::BadMemberUrls);
+        }
+        if raft.members.iter().any(|m| m.peer_urls.iter().any(|url| urls.contains(url))) {
+            return Err(EtcdError::PeerUrlExists);
+        }
+        if learner {
+            let learners = raft.members.iter().filter(|m| m.learner).count();
+            return if learners >= MAX_LEARNERS { Err(EtcdError::TooManyLearners) } else { Ok(()) };
+        }
+        let voters = voters(&raft);
+        let started = raft.members.iter().filter(|m| !m.learner && !m.name.is_empty()).count();
+        // From one voter to two is allowed, since there is no other way to grow.
+        if started <= voters.len().div_ceil(2) && voters.len() != 1 { Err(EtcdError::NotEnoughStarted) } else { Ok(()) }
+    }
+
+    async fn set_voters(&self, voters: BTreeSet<MemberId>) -> Result<(), Status> {
+        self.service.consensus.set_voters(voters.into_iter().collect()).await.map_err(|e| kv_status(&e))
+    }
+}
+
+#[tonic::async_trait]
+impl pb::cluster_server::Cluster for Api {
+    async fn member_add(&self, req: Request<pb::MemberAddRequest>) -> Result<Response<pb::MemberAddResponse>, Status> {
+        self.not_learner()?;
+        let req = req.into_inner();
+        self.check_new(&req.peer_ur_ls, req.is_learner)?;
+        let urls = req.peer_ur_ls;
+        let member = Member { id: MemberId::ZERO, name: String::new(), peer_urls: urls.clone(), client_urls: Vec::new(), learner: true };
+        self.service.consensus.add_learner(member).await.map_err(|e| kv_status(&e))?;
+        let raft = self.service.raft();
+        let Some(added) = raft.members.iter().find(|m| m.peer_urls == urls) else {
+            return Err(Status::internal("the member was added, and is not listed yet"));
+        };
+        if !req.is_learner {
+            let mut voters = voters(&raft);
+            voters.insert(added.id);
+            self.set_voters(voters).await?;
+        }
+        let members = self.members();
+        let member = members.iter().find(|m| m.peer_ur_ls == urls).cloned();
+        Ok(Response::new(pb::MemberAddResponse { header: self.header_of_cluster(), member, members }))
+    }
+
+    async fn member_remove(&self, req: Request<pb::MemberRemoveRequest>) -> Result<Response<pb::MemberRemoveResponse>, Status> {
+        self.not_learner()?;
+        let id = MemberId::new(req.into_inner().id);
+        let raft = self.service.raft();
+        let Some(member) = raft.members.iter().find(|m| m.id == id) else { return Err(EtcdError::MemberNotFound.status()) };
+        if member.learner {
+            return Err(Status::unimplemented("kontiki: a learner cannot be removed yet; promote it first"));
+        }
+        let mut left = voters(&raft);
+        left.remove(&id);
+        if left.is_empty() || !enough_started(&raft, &left) {
+            return Err(EtcdError::NotEnoughStarted.status());
+        }
+        self.set_voters(left).await?;
+        Ok(Response::new(pb::MemberRemoveResponse { header: self.header_of_cluster(), members: self.members() }))
+    }
+
+    async fn member_update(&self, req: Request<pb::MemberUpdateRequest>) -> Result<Response<pb::MemberUpdateResponse>, Status> {
+        self.not_learner()?;
+        let req = req.into_inner();
+        let raft = self.service.raft();
+        if !raft.members.iter().any(|m| m.id.get() == req.id) {
+            return Err(EtcdError::MemberNotFound.status());
+        }
+        if raft.members.iter().any(|m| m.id.get() != req.id && m.peer_urls.iter().any(|url| req.peer_ur_ls.contains(url))) {
+            return Err(EtcdError::PeerUrlExists.status());
+        }
+        Err(Status::unimplemented("kontiki: a member's peer URLs cannot be changed yet"))
+    }
+
+    async fn member_list(&self, req: Request<pb::MemberListRequest>) -> Result<Response<pb::MemberListResponse>, Status> {
+        self.not_learner()?;
+        if req.into_inner().linearizable {
+            self.service.reader.barrier().await.map_err(|e| kv_status(&e))?;
+        }
+        Ok(Response::new(pb::MemberListResponse { header: self.header_of_cluster(), members: self.members() }))
+    }
+
+    async fn member_promote(&self, req: Request<pb::MemberPromoteRequest>) -> Result<Response<pb::MemberPromoteResponse>, Status> {
+        self.not_learner()?;
+        let id = MemberId::new(req.into_inner().id);
+        let raft = self.service.raft();
+        let Some(member) = raft.members.iter().find(|m| m.id == id) else { return Err(EtcdError::MemberNotFound.status()) };
+        if !member.learner {
+            return Err(EtcdError::NotLearner.status());
+        }
+        // Only the leader knows how far the others are; elsewhere consensus itself waits for the learner.
+        if raft.role == Role::Leader {
+            let matched = raft.matched.iter().find(|(m, _)| *m == id).map_or(0, |(_, index)| index.get());
+            if matched * 100 < raft.last_index.get() * IN_SYNC_PERCENT {
+                return Err(EtcdError::LearnerNotReady.status());
+            }
+        }
+        let mut voters = voters(&raft);
+        voters.insert(id);
+        self.set_voters(voters).await?;
+        Ok(Response::new(pb::MemberPromoteResponse { header: self.header_of_cluster(), members: self.members() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peer_urls_are_scheme_host_and_port() {
+        for good in ["http://127.0.0.1:2380", "https://a.example:1"] {
+            assert!(usable(good), "{good}");
+        }
+        for bad in ["", "127.0.0.1:2380", "http://", "http://host", "ftp://a:1", "http://a:1/x", "not a url", "http://a:1/"] {
+            assert!(!usable(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_removal_needs_a_started_quorum_of_what_is_left() {
+        let member =
+            |n: u64, name: &str| Member { id: MemberId::new(n), name: name.into(), peer_urls: vec![], client_urls: vec![], learner: false };
+        let raft = RaftStatus { members: vec![member(1, "a"), member(2, "b"), member(3, "")], ..RaftStatus::default() };
+        let set = |ids: &[u64]| ids.iter().map(|n| MemberId::new(*n)).collect::<BTreeSet<_>>();
+        assert!(enough_started(&raft, &set(&[1, 2, 3])));
+        assert!(enough_started(&raft, &set(&[1, 2])));
+        assert!(!enough_started(&raft, &set(&[1, 3])), "one of two has not started");
+    }
+}

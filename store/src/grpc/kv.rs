@@ -1,0 +1,164 @@
+//! `etcdserverpb.KV`.
+
+use std::pin::Pin;
+
+use bytes::{BufMut as _, BytesMut};
+use futures::Stream;
+use kontiki_base::ids::Revision;
+use kontiki_base::key::{KeyRange, RangeEnd};
+use kontiki_base::kv::{Consistency, RangeReq, RangeRes, SortOrder, SortTarget};
+use kontiki_base::limits;
+use kontiki_proto::convert::error::{EtcdError, kv_status};
+use kontiki_proto::convert::{request, response};
+use kontiki_proto::etcd::etcdserverpb as pb;
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use super::Api;
+
+/// The first piece of a streamed range has so many keys; later ones grow or shrink towards the size of a message.
+const FIRST_CHUNK: usize = 10;
+
+fn small_enough(message: &impl Message) -> Result<(), Status> {
+    if message.encoded_len() > limits::REQUEST_BYTES { Err(EtcdError::RequestTooLarge.status()) } else { Ok(()) }
+}
+
+#[tonic::async_trait]
+impl pb::kv_server::Kv for Api {
+    async fn range(&self, req: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
+        let req = req.into_inner();
+        if req.key.is_empty() {
+            return Err(EtcdError::EmptyKey.status());
+        }
+        if !req.serializable {
+            self.not_learner()?;
+        }
+        let res = self.service.range(request::range_from_wire(req)?).await.map_err(|e| kv_status(&e))?;
+        let header = self.header(res.revision);
+        Ok(Response::new(response::range_to_wire(res, header)))
+    }
+
+    type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<pb::RangeStreamResponse, Status>> + Send>>;
+
+    async fn range_stream(&self, req: Request<pb::RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let req = req.into_inner();
+        if req.key.is_empty() {
+            return Err(EtcdError::EmptyKey.status());
+        }
+        let req = request::range_from_wire(req)?;
+        if req.target != SortTarget::Key || req.order == SortOrder::Descend {
+            return Err(EtcdError::StreamSort.status());
+        }
+        if [req.min_mod, req.max_mod, req.min_create, req.max_create].iter().any(|r| *r != Revision::ZERO) {
+            return Err(EtcdError::StreamFilter.status());
+        }
+        if req.consistency == Consistency::Linearizable {
+            self.not_learner()?;
+            self.service.reader.barrier().await.map_err(|e| kv_status(&e))?;
+        }
+        let state = Some(Chunks { api: self.clone(), left: req.limit, req, size: FIRST_CHUNK, count: None });
+        Ok(Response::new(Box::pin(futures::stream::try_unfold(state, |state| async move {
+            let Some(chunks) = state else { return Ok(None) };
+            chunks.next().await.map(Some)
+        }))))
+    }
+
+    async fn put(&self, req: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
+        self.not_learner()?;
+        let req = req.into_inner();
+        small_enough(&req)?;
+        let res = self.service.put(request::put_from_wire(req)).await.map_err(|e| kv_status(&e))?;
+        let header = self.header(res.revision);
+        Ok(Response::new(response::put_to_wire(res, header)))
+    }
+
+    async fn delete_range(&self, req: Request<pb::DeleteRangeRequest>) -> Result<Response<pb::DeleteRangeResponse>, Status> {
+        self.not_learner()?;
+        let req = req.into_inner();
+        small_enough(&req)?;
+        let res = self.service.delete(request::delete_from_wire(req)).await.map_err(|e| kv_status(&e))?;
+        let header = self.header(res.revision);
+        Ok(Response::new(response::delete_to_wire(res, header)))
+    }
+
+    async fn txn(&self, req: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
+        self.not_learner()?;
+        let req = req.into_inner();
+        // Before the steps are looked at one by one, as in etcd.
+        if [req.compare.len(), req.success.len(), req.failure.len()].iter().any(|len| *len > limits::TXN_OPS) {
+            return Err(EtcdError::TooManyOps.status());
+        }
+        small_enough(&req)?;
+        let txn = request::txn_from_wire(req)?;
+        let res = self.service.txn(txn, None, limits::TXN_OPS).await.map_err(|e| kv_status(&e))?;
+        let header = self.header(res.revision);
+        Ok(Response::new(response::txn_to_wire(res, header)))
+    }
+
+    async fn compact(&self, req: Request<pb::CompactionRequest>) -> Result<Response<pb::CompactionResponse>, Status> {
+        self.not_learner()?;
+        let revision = Revision::new(req.into_inner().revision);
+        self.service.compact(revision).await.map_err(|e| kv_status(&e))?;
+        Ok(Response::new(pb::CompactionResponse { header: self.header_now() }))
+    }
+}
+
+/// A range that is sent in pieces, all as of one revision.
+struct Chunks {
+    api: Api,
+    /// What is left to read.
+    req: RangeReq,
+    /// How many keys may still be sent; 0 is no limit.
+    left: usize,
+    /// How many the next piece has.
+    size: usize,
+    /// How many keys there are in all, once that is known.
+    count: Option<i64>,
+}
+
+impl Chunks {
+    async fn next(mut self) -> Result<(pb::RangeStreamResponse, Option<Self>), Status> {
+        let mut req = self.req.clone();
+        req.limit = if self.left == 0 { self.size } else { self.size.min(self.left) };
+        let asked = req.limit;
+        let mut res = self.api.service.reader.range_here(req).await.map_err(|e| kv_status(&e))?;
+        let count = *self.count.get_or_insert(res.count);
+        let full = self.left != 0 && asked == self.left;
+        let last_key = res.kvs.last().map(|kv| kv.key.clone());
+        let (true, false, Some(last_key)) = (res.more, full, last_key) else {
+            res.count = count;
+            let header = self.api.header(res.revision);
+            let range_response = Some(response::range_to_wire(res, header));
+            return Ok((pb::RangeStreamResponse { range_response }, None));
+        };
+        if self.left != 0 {
+            self.left -= res.kvs.len();
+        }
+        if self.req.at == Revision::ZERO {
+            self.req.at = res.revision;
+        }
+        self.req.range = after(&self.req.range, &last_key);
+        let res = RangeRes { more: false, count: 0, ..res };
+        let piece = response::range_to_wire(res, None);
+        self.size = match piece.encoded_len() {
+            len if len * 2 <= limits::REQUEST_BYTES => self.size.saturating_mul(2),
+            len if len > limits::REQUEST_BYTES => (self.size / 2).max(1),
+            _ => self.size,
+        };
+        Ok((pb::RangeStreamResponse { range_response: Some(piece) }, Some(self)))
+    }
+}
+
+/// What of a range comes after a key.
+fn after(range: &KeyRange, key: &[u8]) -> KeyRange {
+    let mut start = BytesMut::with_capacity(key.len() + 1);
+    start.put_slice(key);
+    start.put_u8(0);
+    let start = start.freeze();
+    let end = match &range.end {
+        // Nothing comes after a single key: an empty range says so.
+        RangeEnd::Single => RangeEnd::Before(start.clone()),
+        end => end.clone(),
+    };
+    KeyRange { start, end }
+}

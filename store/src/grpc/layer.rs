@@ -1,0 +1,190 @@
+//! What every gRPC call goes through: a span, the counters of go-grpc-prometheus, the demand for a leader.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::{HeaderMap, HeaderValue};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use kontiki_proto::convert::error::EtcdError;
+use tonic::Code;
+use tracing::Instrument as _;
+
+use super::MESSAGE_BYTES;
+use crate::http::Peer;
+use crate::metrics::{Handled, Metrics, Rpc};
+use crate::service::Service;
+
+/// Services whose calls are counted. A client cannot make new label values.
+const SERVICES: &[&str] = &[
+    "etcdserverpb.KV",
+    "etcdserverpb.Watch",
+    "etcdserverpb.Lease",
+    "etcdserverpb.Cluster",
+    "etcdserverpb.Maintenance",
+    "etcdserverpb.Auth",
+    "v3lockpb.Lock",
+    "v3electionpb.Election",
+    "grpc.health.v1.Health",
+];
+
+/// Serves one call.
+pub(super) async fn around(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+    let (rpc, span, needs_leader) = look_at(&request);
+    let Some(rpc) = rpc else { return next.run(request).instrument(span).await };
+    service.metrics.started.get_or_create(&rpc).inc();
+    let counted = Counted { rpc, metrics: Arc::clone(&service.metrics), done: false };
+    let leaderless = service.status.borrow().leader.is_none();
+    if needs_leader && leaderless {
+        return finish(EtcdError::NoLeader.status().into_http(), counted);
+    }
+    let response = next.run(request).instrument(span).await;
+    finish(response, counted)
+}
+
+/// Which call it is, if it is a known one; its span; whether it demands a leader.
+fn look_at(request: &Request) -> (Option<Rpc>, tracing::Span, bool) {
+    let path = request.uri().path();
+    let peer = request.extensions().get::<Peer>().map(|peer| tracing::field::display(peer.0));
+    let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let span = tracing::debug_span!("rpc", method = path, peer, traceparent = text("traceparent"));
+    (rpc_of(path), span, text("hasleader") == Some("true"))
+}
+
+/// Counts the call when its status is known: at once, or with the trailers.
+fn finish(mut response: Response, mut counted: Counted) -> Response {
+    say_it_as_etcd(response.headers_mut());
+    if let Some(code) = code_in(response.headers()) {
+        counted.end(code);
+        return response;
+    }
+    response.map(|inner| Body::new(Watched { inner, counted }))
+}
+
+fn rpc_of(path: &str) -> Option<Rpc> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    let known = SERVICES.contains(&service) && method.len() < 64 && method.bytes().all(|b| b.is_ascii_alphanumeric());
+    let grpc_type = match method {
+        "LeaseKeepAlive" => "bidi_stream",
+        "Watch" if service == "etcdserverpb.Watch" => "bidi_stream",
+        "Watch" | "Snapshot" | "Observe" | "RangeStream" => "server_stream",
+        _ => "unary",
+    };
+    known.then(|| Rpc { grpc_type, grpc_service: service.into(), grpc_method: method.into() })
+}
+
+fn code_in(headers: &HeaderMap) -> Option<Code> {
+    headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
+}
+
+/// A message over the limit is refused by the transport, in its own words; clients know those of gRPC for Go.
+fn say_it_as_etcd(headers: &mut HeaderMap) {
+    const HEAD: &str = "Error, decoded message length too large: found ";
+    if code_in(headers) != Some(Code::OutOfRange) {
+        return;
+    }
+    let Some(text) = headers.get("grpc-message").and_then(|value| value.to_str().ok()) else { return };
+    let plain = text.replace("%20", " ").replace("%2C", ",").replace("%3A", ":");
+    let Some(found) = plain.strip_prefix(HEAD).and_then(|rest| rest.split(' ').next()).and_then(|n| n.parse::<u64>().ok()) else {
+        return;
+    };
+    let message = format!("grpc: received message larger than max ({found} vs. {MESSAGE_BYTES})").replace(' ', "%20");
+    if let Ok(message) = HeaderValue::try_from(message) {
+        headers.insert("grpc-status", HeaderValue::from(Code::ResourceExhausted as i32));
+        headers.insert("grpc-message", message);
+    }
+}
+
+/// A call that has begun.
+struct Counted {
+    rpc: Rpc,
+    metrics: Arc<Metrics>,
+    done: bool,
+}
+
+impl Counted {
+    fn end(&mut self, code: Code) {
+        if std::mem::replace(&mut self.done, true) {
+            return;
+        }
+        let Rpc { grpc_type, grpc_service, grpc_method } = self.rpc.clone();
+        let handled = Handled { grpc_code: go_name(code), grpc_type, grpc_service, grpc_method };
+        self.metrics.handled.get_or_create(&handled).inc();
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // The client went away before there was a status.
+        self.end(Code::Cancelled);
+    }
+}
+
+const fn go_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}
+
+/// A body whose trailers are looked at as they pass.
+struct Watched {
+    inner: Body,
+    counted: Counted,
+}
+
+impl HttpBody for Watched {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(code) = frame.trailers_ref().and_then(code_in)
+        {
+            self.counted.end(code);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_known_calls_are_counted() {
+        assert_eq!(rpc_of("/etcdserverpb.Watch/Watch").map(|r| r.grpc_type), Some("bidi_stream"));
+        assert_eq!(rpc_of("/etcdserverpb.KV/Put").map(|r| r.grpc_type), Some("unary"));
+        assert_eq!(rpc_of("/made.Up/Name"), None);
+        assert_eq!(rpc_of("/etcdserverpb.KV/a b"), None);
+        assert_eq!(rpc_of("/health"), None);
+    }
+}

@@ -1,0 +1,31 @@
+//! `v3lockpb.Lock`: a mutex whose holder is alive for as long as its lease.
+
+use kontiki_base::ids::LeaseId;
+use kontiki_base::key::KeyRange;
+use kontiki_base::kv::DeleteReq;
+use kontiki_proto::convert::error::kv_status;
+use kontiki_proto::etcd::v3lockpb as pb;
+use tonic::{Request, Response, Status};
+
+use super::Api;
+use super::turn::Turn;
+
+#[tonic::async_trait]
+impl pb::lock_server::Lock for Api {
+    async fn lock(&self, req: Request<pb::LockRequest>) -> Result<Response<pb::LockResponse>, Status> {
+        self.not_learner()?;
+        let req = req.into_inner();
+        let turn = Turn::take(&self.service, &req.name, LeaseId::new(req.lease), bytes::Bytes::new()).await.map_err(|e| kv_status(&e))?;
+        let revision = turn.wait().await.map_err(|e| kv_status(&e))?;
+        let (key, _, _) = turn.keep();
+        Ok(Response::new(pb::LockResponse { header: self.header(revision), key }))
+    }
+
+    async fn unlock(&self, req: Request<pb::UnlockRequest>) -> Result<Response<pb::UnlockResponse>, Status> {
+        self.not_learner()?;
+        let key = req.into_inner().key;
+        let delete = DeleteReq { range: KeyRange::single(key), prev_kv: false };
+        let res = self.service.delete(delete).await.map_err(|e| kv_status(&e))?;
+        Ok(Response::new(pb::UnlockResponse { header: self.header(res.revision) }))
+    }
+}

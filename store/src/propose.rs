@@ -1,0 +1,176 @@
+//! Writes on their way into the log: a bounded queue, and one task that makes batches of what waits in it.
+//!
+//! A batch is one Raft entry. While the pipe is full, the next batch grows by itself: no timers, and a lone client's command is an entry
+//! of its own at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use kontiki_base::env::{Env, Task};
+use kontiki_base::kv::{KvError, Op, PutReq, Txn};
+use kontiki_base::{BoxFuture, limits};
+use kontiki_mvcc::{Command, Outcome, Reply, validate};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tracing::Instrument as _;
+
+use crate::metrics::Metrics;
+use crate::raft::Consensus;
+
+/// A command with who waits for it.
+struct Pending {
+    command: Command,
+    bytes: usize,
+    answer: oneshot::Sender<Result<Outcome, KvError>>,
+    /// Its share of the byte budget, given back when it is answered.
+    _permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// The way into the log.
+#[derive(Clone)]
+pub struct Proposer {
+    queue: mpsc::Sender<Pending>,
+    budget: Arc<Semaphore>,
+    env: Arc<dyn Env>,
+    timeout: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl Proposer {
+    /// A proposer and its task. Every proposal is answered within `timeout`.
+    pub fn start(consensus: Arc<dyn Consensus>, env: Arc<dyn Env>, metrics: Arc<Metrics>, timeout: Duration) -> (Self, Task) {
+        let (tx, rx) = mpsc::channel(limits::PROPOSALS_QUEUED);
+        let budget = Arc::new(Semaphore::new(limits::PROPOSALS_QUEUED_BYTES));
+        let task = env.spawn("store.propose", Box::pin(run(consensus, rx)));
+        (Self { queue: tx, budget, env, timeout, metrics }, task)
+    }
+
+    /// Checks a command, has it decided and applied, and answers with its outcome.
+    ///
+    /// # Errors
+    /// What is wrong with the command; [`KvError::TooManyRequests`] at once when the queue is full; [`KvError::Timeout`] when it is
+    /// not known what became of it; what consensus says.
+    pub async fn propose(&self, command: Command, max_txn_ops: usize) -> Result<Reply, KvError> {
+        validate(&command, max_txn_ops)?;
+        let _pending = Gauged::new(&self.metrics);
+        let decided = self.enqueue(command)?;
+        let outcome = tokio::select! {
+            biased;
+            outcome = decided => outcome.unwrap_or(Err(KvError::Stopped)),
+            () = self.env.sleep(self.timeout) => Err(KvError::Timeout),
+        };
+        if outcome.is_err() {
+            self.metrics.proposals_failed.inc();
+        }
+        outcome?.reply
+    }
+
+    fn enqueue(&self, command: Command) -> Result<oneshot::Receiver<Result<Outcome, KvError>>, KvError> {
+        let bytes = weight(&command);
+        let share = u32::try_from(bytes.min(limits::PROPOSALS_QUEUED_BYTES)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.budget).try_acquire_many_owned(share).map_err(|_| KvError::TooManyRequests)?;
+        let (answer, decided) = oneshot::channel();
+        self.queue.try_send(Pending { command, bytes, answer, _permit: permit }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => KvError::TooManyRequests,
+            mpsc::error::TrySendError::Closed(_) => KvError::Stopped,
+        })?;
+        Ok(decided)
+    }
+}
+
+/// Counts a proposal as pending for as long as somebody waits for it.
+struct Gauged<'a>(&'a Metrics);
+
+impl<'a> Gauged<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.proposals_pending.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Gauged<'_> {
+    fn drop(&mut self) {
+        self.0.proposals_pending.dec();
+    }
+}
+
+/// Makes batches until all proposers are gone, then waits for what is under way.
+async fn run(consensus: Arc<dyn Consensus>, mut queue: mpsc::Receiver<Pending>) {
+    let mut in_flight: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+    let mut waiting: Vec<Pending> = Vec::new();
+    let mut open = true;
+    while open || !waiting.is_empty() || !in_flight.is_empty() {
+        let room = in_flight.len() < limits::PROPOSALS_IN_FLIGHT;
+        if room && !waiting.is_empty() {
+            in_flight.push(decide(&consensus, cut(&mut waiting)));
+            continue;
+        }
+        tokio::select! {
+            biased;
+            Some(()) = in_flight.next() => {}
+            taken = queue.recv_many(&mut waiting, limits::PROPOSAL_BATCH), if open && room => open = taken > 0,
+        }
+    }
+}
+
+/// Takes as much from the front as makes a batch.
+fn cut(waiting: &mut Vec<Pending>) -> Vec<Pending> {
+    let mut bytes = 0;
+    let fits = waiting.iter().take(limits::PROPOSAL_BATCH).take_while(|pending| {
+        bytes += pending.bytes;
+        bytes <= limits::PROPOSAL_BATCH_BYTES
+    });
+    let count = fits.count().max(1);
+    let rest = waiting.split_off(count.min(waiting.len()));
+    std::mem::replace(waiting, rest)
+}
+
+fn decide(consensus: &Arc<dyn Consensus>, batch: Vec<Pending>) -> BoxFuture<'static, ()> {
+    let span = tracing::debug_span!("propose", batch = batch.len());
+    let (commands, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|p| (p.command, (p.answer, p._permit))).unzip();
+    let decided = consensus.propose(commands);
+    let answer = async move {
+        // A client that has gone away does not want its answer: that is what a failed send means here.
+        match decided.await {
+            Ok(outcomes) if outcomes.len() == answers.len() => {
+                answers.into_iter().zip(outcomes).for_each(|((answer, _), outcome)| drop(answer.send(Ok(outcome))));
+            }
+            Ok(outcomes) => {
+                let text = format!("{} outcomes for {} commands", outcomes.len(), answers.len());
+                answers.into_iter().for_each(|(answer, _)| drop(answer.send(Err(KvError::Internal(text.clone())))));
+            }
+            Err(error) => answers.into_iter().for_each(|(answer, _)| drop(answer.send(Err(error.clone())))),
+        }
+    };
+    Box::pin(answer.instrument(span))
+}
+
+/// Roughly what a command takes in memory and in the log.
+fn weight(command: &Command) -> usize {
+    const HEAD: usize = 64;
+    HEAD + match command {
+        Command::Put(put) => put_weight(put),
+        Command::Delete(delete) => delete.range.start.len() * 2,
+        Command::Txn { txn, .. } => txn_weight(txn),
+        Command::LeaseGrant { .. } | Command::LeaseRevoke { .. } | Command::Compact { .. } => 0,
+    }
+}
+
+fn put_weight(put: &PutReq) -> usize {
+    put.key.len() + put.value.len()
+}
+
+fn txn_weight(txn: &Txn) -> usize {
+    const STEP: usize = 64;
+    let compares: usize = txn.compare.iter().map(|c| STEP + c.range.start.len() * 2).sum();
+    let ops = txn.success.iter().chain(&txn.failure).map(|op| {
+        STEP + match op {
+            Op::Range(range) => range.range.start.len() * 2,
+            Op::Put(put) => put_weight(put),
+            Op::Delete(delete) => delete.range.start.len() * 2,
+            Op::Txn(inner) => txn_weight(inner),
+        }
+    });
+    compares + ops.sum::<usize>()
+}

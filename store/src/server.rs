@@ -1,0 +1,241 @@
+//! A whole store member, composed: consensus below, services above, one port for clients and one for the other members.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kontiki_base::env::{Env, Task};
+use kontiki_base::ids::Revision;
+use kontiki_base::kv::Kv;
+use kontiki_mvcc::View;
+
+use crate::config::StoreConfig;
+use crate::engine::Engine;
+use crate::error::StoreError;
+use crate::expiry::LeaseClock;
+use crate::http::Door;
+use crate::kv::LocalStoreKv;
+use crate::lease::{Desk, Leases};
+use crate::metrics::Metrics;
+use crate::net::{PeerServerHandle, TonicPeerNet};
+use crate::propose::Proposer;
+use crate::raft::node::{InitialMember, RaftConfig, RaftNode, Storage};
+use crate::raft::{AppliedBatch, ApplySink, Consensus, LeaderDesk, RaftStatus};
+use crate::read::{Reader, Views, Workers};
+use crate::service::Service;
+use crate::watch::Hub;
+use crate::watch::hub::{HubLimits, Tip};
+
+/// When a member stops, clients that are in the middle of something have so long to finish it.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Where applied batches go.
+pub(crate) struct Sinks {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) clock: Arc<LeaseClock>,
+    pub(crate) env: Arc<dyn Env>,
+}
+
+impl ApplySink for Sinks {
+    fn applied(&self, batch: AppliedBatch) {
+        self.clock.applied(&batch.leases, self.env.now_mono());
+        self.hub.applied(batch);
+    }
+
+    fn replaced(&self, revision: Revision, compact: Revision) {
+        // A leader never receives a snapshot, so the clocks are not concerned.
+        self.hub.replaced(Tip { revision, compact });
+    }
+}
+
+/// The engine as a source of views.
+struct EngineViews(Arc<dyn Engine>);
+
+impl Views for EngineViews {
+    fn view(&self) -> Box<dyn View + Send> {
+        self.0.snapshot()
+    }
+
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+}
+
+/// Makes store members.
+pub struct Store;
+
+/// A running store member.
+pub struct StoreHandle {
+    service: Arc<Service>,
+    env: Arc<dyn Env>,
+    door: Option<Door>,
+    peers: PeerServerHandle,
+    tasks: Vec<Task>,
+}
+
+#[cfg(any())]
+impl Store {
+    /// Opens or makes the member, and starts to serve. Returns before a leader is known. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is left running then.
+    pub async fn start(config: StoreConfig) -> Result<StoreHandle, StoreError> {
+        config.check()?;
+        let metrics = Arc::new(Metrics::default());
+        let hub = Hub::new(
+            HubLimits::default(),
+            Tip { revision: kontiki_mvcc::EMPTY, compact: kontiki_mvcc::NEVER_COMPACTED },
+            Arc::clone(&metrics),
+        );
+        let clock = Arc::new(LeaseClock::default());
+        let sink = Arc::new(Sinks { hub: Arc::clone(&hub), clock: Arc::clone(&clock), env: Arc::clone(&config.env) });
+        let node = RaftNode::start(raft_config(&config, sink)).await?;
+        let peers = crate::net::serve(config.listen_peer, config.peer_tls.as_ref(), node.handler())
+            .await
+            .map_err(|error| StoreError::Listen { addr: config.listen_peer.to_string(), why: error.to_string() })?;
+        let views: Arc<dyn Views> = Arc::new(EngineViews(node.engine()));
+        hub.prime(tip_of(&*views)?);
+        let (service, desk, tasks) = compose(&config, Arc::clone(&node) as Arc<dyn Consensus>, views, hub, clock, metrics);
+        node.set_desk(desk);
+        let door = match config.listen_client {
+            None => None,
+            Some(listen) => {
+                let router = crate::http::router(&service);
+                Some(Door::open(listen, config.client_tls.as_ref(), router, Arc::clone(&config.env)).await?)
+            }
+        };
+        let client = door.as_ref().map(|door| tracing::field::display(door.addr));
+        tracing::info!(name = config.name, client, "ready to serve client requests");
+        Ok(StoreHandle { service, env: config.env, door, peers, tasks })
+    }
+}
+
+fn tip_of(views: &dyn Views) -> Result<Tip, StoreError> {
+    let now = kontiki_mvcc::current(&*views.view()).map_err(|error| StoreError::State(error.to_string()))?;
+    Ok(Tip { revision: now.revision, compact: now.compact })
+}
+
+fn raft_config(config: &StoreConfig, sink: Arc<dyn ApplySink>) -> RaftConfig {
+    let client_urls = |name: &str| if name == config.name { advertised(config) } else { Vec::new() };
+    let mut initial_cluster: Vec<InitialMember> = config
+        .initial_cluster
+        .iter()
+        .map(|(name, urls)| InitialMember { name: name.clone(), peer_urls: urls.clone(), client_urls: client_urls(name) })
+        .collect();
+    if initial_cluster.is_empty() {
+        let scheme = if config.peer_tls.is_some() { "https" } else { "http" };
+        let peer_urls = vec![format!("{scheme}://{}", config.listen_peer)];
+        initial_cluster.push(InitialMember { name: config.name.clone(), peer_urls, client_urls: client_urls(&config.name) });
+    }
+    RaftConfig {
+        name: config.name.clone(),
+        initial_cluster,
+        cluster_token: config.cluster_token.clone(),
+        join: config.join,
+        storage: Storage::Dir {
+            path: config.data_dir.clone(),
+            engine: crate::engine::rocks::RocksOptions::default(),
+            log: crate::log::LogOptions::default(),
+        },
+        net: Arc::new(TonicPeerNet::new(config.peer_tls.clone())),
+        env: Arc::clone(&config.env),
+        sink,
+        timings: config.timings.clone(),
+    }
+}
+
+/// What clients are told to connect to.
+fn advertised(config: &StoreConfig) -> Vec<String> {
+    match config.listen_client {
+        Some(listen) if config.advertise_client_urls.is_empty() => {
+            let scheme = if config.client_tls.is_some() { "https" } else { "http" };
+            vec![format!("{scheme}://{listen}")]
+        }
+        _ => config.advertise_client_urls.clone(),
+    }
+}
+
+/// Puts the parts together that stand over consensus.
+fn compose(
+    config: &StoreConfig,
+    consensus: Arc<dyn Consensus>,
+    views: Arc<dyn Views>,
+    hub: Arc<Hub>,
+    clock: Arc<LeaseClock>,
+    metrics: Arc<Metrics>,
+) -> (Arc<Service>, Arc<dyn LeaderDesk>, Vec<Task>) {
+    let env = Arc::clone(&config.env);
+    let (election, timeout) = (config.timings.election.1, config.timings.request);
+    let (proposer, proposing) = Proposer::start(Arc::clone(&consensus), Arc::clone(&env), Arc::clone(&metrics), timeout);
+    let reader = Reader::new(Arc::clone(&consensus), Arc::clone(&views), Workers::threads(), Arc::clone(&metrics));
+    let leases = Leases::new(
+        clock,
+        Arc::clone(&consensus),
+        proposer.clone(),
+        reader.clone(),
+        Arc::clone(&env),
+        Arc::clone(&metrics),
+        election,
+        timeout,
+    );
+    let desk = Arc::new(Desk::default());
+    desk.open(&leases);
+    let tasks = vec![proposing, hub.run(&*env), leases.run(), count_leaders(&*env, consensus.status(), Arc::clone(&metrics))];
+    let status = consensus.status();
+    let progress_every = config.progress_every;
+    let service = Service { proposer, reader, hub, leases, consensus, views, env, metrics, election, progress_every, status };
+    (Arc::new(service), desk, tasks)
+}
+
+/// Counts how often the leader changes.
+fn count_leaders(env: &dyn Env, mut status: tokio::sync::watch::Receiver<RaftStatus>, metrics: Arc<Metrics>) -> Task {
+    env.spawn(
+        "store.leaders",
+        Box::pin(async move {
+            let mut known = None;
+            loop {
+                let leader = status.borrow_and_update().leader;
+                if leader.is_some() && leader != known {
+                    metrics.leader_changes.inc();
+                    known = leader;
+                }
+                if status.changed().await.is_err() {
+                    return;
+                }
+            }
+        }),
+    )
+}
+
+impl StoreHandle {
+    /// The store, in process.
+    pub fn kv(&self) -> Arc<dyn Kv> {
+        Arc::new(LocalStoreKv::new(Arc::clone(&self.service)))
+    }
+
+    /// Where clients are listened for, if they are.
+    pub fn client_addr(&self) -> Option<SocketAddr> {
+        self.door.as_ref().map(|door| door.addr)
+    }
+
+    /// What consensus says of itself; latest wins.
+    pub fn status(&self) -> tokio::sync::watch::Receiver<RaftStatus> {
+        self.service.status.clone()
+    }
+
+    /// The member's services, for doors other than the client port.
+    pub const fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
+    /// Stops: lets clients finish what is under way, ends watches, then consensus, then the files.
+    pub async fn shutdown(self) {
+        self.service.hub.close();
+        if let Some(door) = &self.door {
+            door.close(&*self.env, GOODBYE).await;
+        }
+        self.tasks.iter().for_each(Task::abort);
+        self.service.consensus.shutdown().await;
+        self.peers.stop().await;
+    }
+}

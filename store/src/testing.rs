@@ -1,0 +1,209 @@
+//! Consensus for tests of everything above it: one member, no log, no network; the real state machine over memory.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use kontiki_base::BoxFuture;
+use kontiki_base::env::Env;
+use kontiki_base::ids::{LogIndex, LogPos, MemberId, Revision, Term};
+use kontiki_base::kv::KvError;
+use kontiki_mvcc::{Batch, Command, MemView, Outcome, Reply, View, apply, current};
+use kontiki_proto::env::SystemEnv;
+use tokio::sync::watch;
+
+use crate::expiry::LeaseClock;
+use crate::lease::{Desk, Leases};
+use crate::metrics::Metrics;
+use crate::propose::Proposer;
+use crate::raft::{AppliedBatch, ApplySink, Consensus, LeaderDesk, Member, RaftStatus, Role};
+use crate::read::{Reader, Views, Workers};
+use crate::server::Sinks;
+use crate::service::Service;
+use crate::watch::Hub;
+use crate::watch::hub::{HubLimits, Tip};
+
+struct State {
+    view: MemView,
+    index: LogIndex,
+}
+
+/// One member that is always the leader, unless a test says otherwise.
+pub(crate) struct Solo {
+    state: Mutex<State>,
+    status: watch::Sender<RaftStatus>,
+    sink: Arc<dyn ApplySink>,
+    desk: Arc<dyn LeaderDesk>,
+    /// While set, nobody gets an answer.
+    pub(crate) cut_off: AtomicBool,
+}
+
+impl Solo {
+    pub(crate) fn new(sink: Arc<dyn ApplySink>, desk: Arc<dyn LeaderDesk>) -> Arc<Self> {
+        let id = MemberId::new(0xa11);
+        let member = Member {
+            id,
+            name: "solo".into(),
+            peer_urls: vec!["http://127.0.0.1:2380".into()],
+            client_urls: vec!["http://127.0.0.1:2379".into()],
+            learner: false,
+        };
+        let status = RaftStatus {
+            id,
+            cluster_id: 0xc1,
+            term: Term::new(1),
+            role: Role::Leader,
+            leader: Some(id),
+            members: vec![member],
+            ..RaftStatus::default()
+        };
+        Arc::new(Self {
+            state: Mutex::new(State { view: MemView::new(), index: LogIndex::ZERO }),
+            status: watch::Sender::new(status),
+            sink,
+            desk,
+            cut_off: AtomicBool::new(false),
+        })
+    }
+
+    /// Changes what is said of the member.
+    pub(crate) fn become_(&self, change: impl FnOnce(&mut RaftStatus)) {
+        self.status.send_modify(change);
+    }
+
+    fn carry_out(&self, commands: &[Command]) -> Vec<Outcome> {
+        let mut state = self.state.lock().unwrap();
+        state.index = state.index.next();
+        let at = LogPos { term: self.status.borrow().term, index: state.index };
+        let mut batch = Batch::default();
+        let mut leases = Vec::new();
+        let outcomes: Vec<Outcome> = commands
+            .iter()
+            .map(|command| {
+                let outcome = apply(&state.view, at, command, &mut batch).unwrap();
+                match (&outcome.reply, command) {
+                    (Ok(Reply::LeaseGrant { id, ttl }), _) => leases.push((*id, Some(*ttl))),
+                    (Ok(Reply::LeaseRevoke), Command::LeaseRevoke { id }) => leases.push((*id, None)),
+                    _ => {}
+                }
+                outcome
+            })
+            .collect();
+        state.view.commit(batch);
+        let now = current(&state.view).unwrap();
+        let events = outcomes.iter().flat_map(|o| o.events.clone()).collect();
+        self.sink.applied(AppliedBatch { index: state.index, revision: now.revision, compact: now.compact, events, leases });
+        self.status.send_modify(|s| {
+            s.applied = at.index;
+            s.committed = at.index;
+            s.last_index = at.index;
+        });
+        outcomes
+    }
+}
+
+impl Views for Solo {
+    fn view(&self) -> Box<dyn View + Send> {
+        Box::new(self.state.lock().unwrap().view.clone())
+    }
+
+    fn size(&self) -> u64 {
+        4096
+    }
+}
+
+impl Consensus for Solo {
+    fn propose(&self, commands: Vec<Command>) -> BoxFuture<'static, Result<Vec<Outcome>, KvError>> {
+        if self.cut_off.load(Ordering::Relaxed) {
+            return Box::pin(std::future::pending());
+        }
+        let outcomes = self.carry_out(&commands);
+        Box::pin(async move { Ok(outcomes) })
+    }
+
+    fn read_barrier(&self) -> BoxFuture<'static, Result<(), KvError>> {
+        let cut_off = self.cut_off.load(Ordering::Relaxed);
+        Box::pin(async move { if cut_off { Err(KvError::Timeout) } else { Ok(()) } })
+    }
+
+    fn status(&self) -> watch::Receiver<RaftStatus> {
+        self.status.subscribe()
+    }
+
+    fn ask_leader(&self, question: Bytes) -> BoxFuture<'static, Result<Bytes, KvError>> {
+        if self.status.borrow().leader.is_none() {
+            return Box::pin(async { Err(KvError::NoLeader) });
+        }
+        self.desk.answer(question)
+    }
+
+    fn transfer_leader(&self, _to: MemberId) -> BoxFuture<'static, Result<(), KvError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn add_learner(&self, mut member: Member) -> BoxFuture<'static, Result<(), KvError>> {
+        self.status.send_modify(|s| {
+            member.id = MemberId::new(0xb0b + u64::try_from(s.members.len()).unwrap());
+            s.members.push(member);
+        });
+        Box::pin(async { Ok(()) })
+    }
+
+    fn set_voters(&self, voters: Vec<MemberId>) -> BoxFuture<'static, Result<(), KvError>> {
+        self.status.send_modify(|s| {
+            s.members.retain(|m| m.learner || voters.contains(&m.id));
+            s.members.iter_mut().for_each(|m| m.learner = !voters.contains(&m.id));
+        });
+        Box::pin(async { Ok(()) })
+    }
+
+    fn shutdown(&self) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
+}
+
+/// A whole member over [`Solo`].
+pub(crate) struct Bench {
+    pub(crate) service: Arc<Service>,
+    pub(crate) solo: Arc<Solo>,
+}
+
+/// A member with the usual bounds.
+pub(crate) fn bench() -> Bench {
+    bench_with(HubLimits::default(), Duration::from_secs(600))
+}
+
+/// A member with other bounds for watches, and another interval of progress notifications. Election timeout: 100 ms.
+pub(crate) fn bench_with(limits: HubLimits, progress_every: Duration) -> Bench {
+    let env: Arc<dyn Env> = Arc::new(SystemEnv::new());
+    let metrics = Arc::new(Metrics::default());
+    let tip = Tip { revision: Revision::new(1), compact: Revision::new(-1) };
+    let hub = Hub::new(limits, tip, Arc::clone(&metrics));
+    hub.run(&*env);
+    let clock = Arc::new(LeaseClock::default());
+    let desk = Arc::new(Desk::default());
+    let sinks = Arc::new(Sinks { hub: Arc::clone(&hub), clock: Arc::clone(&clock), env: Arc::clone(&env) });
+    let solo = Solo::new(sinks, Arc::clone(&desk) as Arc<dyn LeaderDesk>);
+    let consensus: Arc<dyn Consensus> = Arc::clone(&solo) as Arc<dyn Consensus>;
+    let views: Arc<dyn Views> = Arc::clone(&solo) as Arc<dyn Views>;
+    let timeout = Duration::from_secs(7);
+    let election = Duration::from_millis(100);
+    let (proposer, _) = Proposer::start(Arc::clone(&consensus), Arc::clone(&env), Arc::clone(&metrics), timeout);
+    let reader = Reader::new(Arc::clone(&consensus), Arc::clone(&views), Workers::threads(), Arc::clone(&metrics));
+    let leases = Leases::new(
+        clock,
+        Arc::clone(&consensus),
+        proposer.clone(),
+        reader.clone(),
+        Arc::clone(&env),
+        Arc::clone(&metrics),
+        election,
+        timeout,
+    );
+    desk.open(&leases);
+    leases.run();
+    let status = consensus.status();
+    let service = Service { proposer, reader, hub, leases, consensus, views, env, metrics, election, progress_every, status };
+    Bench { service: Arc::new(service), solo }
+}
