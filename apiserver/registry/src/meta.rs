@@ -68,6 +68,7 @@ pub fn prepare_create(row: &Row, obj: &mut Value, ctx: &CreateCtx<'_>) -> Result
     let mut e = Errors::default();
     validate::meta::check(row, obj, &mut e);
     (row.rules.validate)(obj, &mut e);
+    (row.rules.validate_create)(obj, &mut e);
     refuse(row, obj, &e)
 }
 

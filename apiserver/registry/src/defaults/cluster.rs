@@ -101,7 +101,6 @@ pub fn limit_range(obj: &mut Value) {
     }
 }
 
-
 /// Defaults of a HorizontalPodAutoscaler, `autoscaling/v2`.
 pub fn autoscaler_v2(obj: &mut Value) {
     default(map_mut(obj, &["spec"]), "minReplicas", 1);

@@ -2,6 +2,9 @@
 //!
 //! Most kinds need nothing of their own: [`PLAIN`]. A kind that does names its functions in [`table`].
 
+pub mod batch;
+pub mod cluster;
+pub mod config;
 pub mod convert;
 pub mod event;
 pub mod namespace;
@@ -81,6 +84,8 @@ pub struct Rules {
     pub prepare_status: fn(&mut Value, &Value),
     /// What must hold of every object.
     pub validate: fn(&Value, &mut Errors),
+    /// What must hold of a new object besides.
+    pub validate_create: fn(&Value, &mut Errors),
     /// What must hold of a change: new, old.
     pub validate_update: fn(&Value, &Value, &mut Errors),
     /// As `validate_update`, for a write through a subresource other than `status`, which is named first.
@@ -122,6 +127,7 @@ pub const PLAIN: Rules = Rules {
     prepare_update: nothing_of,
     prepare_status: nothing_of,
     validate: valid,
+    validate_create: valid,
     validate_update: valid_change,
     validate_sub: valid_sub,
     grace: None,

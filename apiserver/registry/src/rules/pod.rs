@@ -18,6 +18,7 @@ pub const RULES: Rules = Rules {
     prepare_update,
     prepare_status: keep_qos,
     validate: check,
+    validate_create: check_create,
     validate_update: check_update,
     validate_sub: check_sub,
     grace: Some(grace),
@@ -79,7 +80,8 @@ pub fn qos_class(pod: &Value) -> &'static str {
     let containers = ["initContainers", "containers"].into_iter().flat_map(|l| list_at(pod, &["spec", l]));
     let pod_level = &pod["spec"]["resources"];
     let holders: Vec<&Value> = if is_empty(pod_level) { containers.map(|c| &c["resources"]).collect() } else { vec![pod_level] };
-    let amount = |r: &Value, list: &str, name: &str| at(r, &[list, name]).as_str().and_then(|s| Quantity::parse(s).ok()).filter(|q| !q.is_zero());
+    let amount =
+        |r: &Value, list: &str, name: &str| at(r, &[list, name]).as_str().and_then(|s| Quantity::parse(s).ok()).filter(|q| !q.is_zero());
     let (mut any, mut guaranteed) = (false, true);
     for r in &holders {
         for name in ["cpu", "memory"] {
@@ -98,12 +100,15 @@ pub fn qos_class(pod: &Value) -> &'static str {
 fn check(pod: &Value, e: &mut Errors) {
     let path = Path::new("spec");
     validate::pod::spec(&pod["spec"], &path, e);
-    // Ephemeral containers come through their own subresource: a pod that has none in the store cannot bring any.
-    if pod["metadata"]["resourceVersion"].is_null() && !is_empty(&pod["spec"]["ephemeralContainers"]) {
-        e.forbidden(&path.child("ephemeralContainers"), "cannot be set on create");
-    }
     if !is_empty(&pod["spec"]["schedulingGates"]) && !str_at(pod, &["spec", "nodeName"]).is_empty() {
         e.forbidden(&path.child("nodeName"), "cannot be set until all schedulingGates have been cleared");
+    }
+}
+
+/// Ephemeral containers come through their own subresource.
+fn check_create(pod: &Value, e: &mut Errors) {
+    if !is_empty(&pod["spec"]["ephemeralContainers"]) {
+        e.forbidden(&Path::new("spec.ephemeralContainers"), "cannot be set on create");
     }
 }
 
@@ -122,7 +127,9 @@ fn check_update(new: &Value, old: &Value, e: &mut Errors) {
     copy(&mut rest, was, &["activeDeadlineSeconds"]);
     tolerations(&new["spec"], was, &path, e);
     copy(&mut rest, was, &["tolerations"]);
-    if int_at(was, &["terminationGracePeriodSeconds"]).is_some_and(|s| s < 0) && int_at(&rest, &["terminationGracePeriodSeconds"]) == Some(1) {
+    if int_at(was, &["terminationGracePeriodSeconds"]).is_some_and(|s| s < 0)
+        && int_at(&rest, &["terminationGracePeriodSeconds"]) == Some(1)
+    {
         copy(&mut rest, was, &["terminationGracePeriodSeconds"]);
     }
     gates(&new["spec"], was, &path, e);

@@ -242,7 +242,11 @@ fn env(c: &Value, path: &Path, e: &mut Errors) {
             e.invalid(&path, "", "may not be specified when `value` is not empty");
         }
         match sources.len() {
-            0 => e.invalid(&path, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"),
+            0 => e.invalid(
+                &path,
+                "",
+                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+            ),
             1 => {}
             _ => e.invalid(&path, "", "may not have more than one field specified at a time"),
         }
@@ -324,14 +328,17 @@ pub fn quantity(v: &Value, path: &Path, e: &mut Errors) {
 fn tolerations(spec: &Value, path: &Path, e: &mut Errors) {
     for (i, t) in list_at(spec, &["tolerations"]).iter().enumerate() {
         let path = path.index(i);
-        let (key, op, value, effect) =
-            (str_at(t, &["key"]), str_at(t, &["operator"]), str_at(t, &["value"]), str_at(t, &["effect"]));
+        let (key, op, value, effect) = (str_at(t, &["key"]), str_at(t, &["operator"]), str_at(t, &["value"]), str_at(t, &["effect"]));
         if !key.is_empty() {
             for why in names::qualified_name(key) {
                 e.invalid(&path.child("key"), key, why);
             }
         } else if op != "Exists" {
-            e.invalid(&path.child("operator"), op, "operator must be Exists when `key` is empty, which means \"match all values and all keys\"");
+            e.invalid(
+                &path.child("operator"),
+                op,
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
+            );
         }
         if t["tolerationSeconds"].is_i64() && effect != "NoExecute" {
             e.invalid(&path.child("effect"), effect, "effect must be 'NoExecute' when `tolerationSeconds` is set");
