@@ -57,7 +57,7 @@ impl Command {
     /// # Errors
     /// [`DecodeError`] if `bytes` are not exactly what [`Command::encode`] writes.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let mut input = Input(bytes);
+        let mut input = Input { all: bytes, at: 0 };
         input.format()?;
         let command = input.command()?;
         input.end()?;
@@ -78,7 +78,7 @@ impl Command {
     /// # Errors
     /// [`DecodeError`] if `bytes` are not exactly what [`Command::encode_batch`] writes.
     pub fn decode_batch(bytes: Bytes) -> Result<Vec<Self>, DecodeError> {
-        let mut input = Input(bytes);
+        let mut input = Input { all: bytes, at: 0 };
         input.format()?;
         let commands = input.list(Input::command)?;
         input.end()?;
@@ -264,10 +264,18 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.put_slice(bytes);
 }
 
-/// What is left to decode.
-struct Input(Bytes);
+/// Bytes that are being decoded.
+struct Input {
+    all: Bytes,
+    /// How many of them are decoded.
+    at: usize,
+}
 
 impl Input {
+    fn left(&self) -> &[u8] {
+        &self.all[self.at..]
+    }
+
     fn format(&mut self) -> Result<(), DecodeError> {
         match self.u8()? {
             FORMAT => Ok(()),
@@ -276,31 +284,30 @@ impl Input {
     }
 
     fn end(self) -> Result<(), DecodeError> {
-        if self.0.is_empty() { Ok(()) } else { Err(DecodeError::Trailing(self.0.len())) }
+        if self.left().is_empty() { Ok(()) } else { Err(DecodeError::Trailing(self.left().len())) }
     }
 
     fn u8(&mut self) -> Result<u8, DecodeError> {
-        if self.0.is_empty() {
-            return Err(DecodeError::Truncated);
-        }
-        Ok(self.0.split_to(1)[0])
+        let byte = *self.left().first().ok_or(DecodeError::Truncated)?;
+        self.at += 1;
+        Ok(byte)
     }
 
     fn u64(&mut self) -> Result<u64, DecodeError> {
         let mut number = 0_u64;
-        for (at, byte) in self.0.iter().enumerate().take(10) {
+        for at in 0..10 {
+            let byte = self.u8()?;
             let bits = u64::from(byte & 0x7f);
             // The tenth byte has room for one bit; a last byte of zero says nothing.
-            if at == 9 && bits > 1 || at > 0 && *byte == 0 {
+            if at == 9 && bits > 1 || at > 0 && byte == 0 {
                 return Err(DecodeError::Number);
             }
             number |= bits << (7 * at);
             if byte & 0x80 == 0 {
-                let _ = self.0.split_to(at + 1);
                 return Ok(number);
             }
         }
-        Err(if self.0.len() < 10 { DecodeError::Truncated } else { DecodeError::Number })
+        Err(DecodeError::Number)
     }
 
     fn i64(&mut self) -> Result<i64, DecodeError> {
@@ -314,10 +321,12 @@ impl Input {
 
     fn bytes(&mut self) -> Result<Bytes, DecodeError> {
         let len = self.len()?;
-        if len > self.0.len() {
+        if len > self.left().len() {
             return Err(DecodeError::Truncated);
         }
-        Ok(self.0.split_to(len))
+        let bytes = self.all.slice(self.at..self.at + len);
+        self.at += len;
+        Ok(bytes)
     }
 
     fn flags(&mut self, known: u8) -> Result<[bool; 3], DecodeError> {
@@ -336,7 +345,7 @@ impl Input {
     fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Result<T, DecodeError>) -> Result<Vec<T>, DecodeError> {
         let count = self.len()?;
         // An item has at least one byte; the count is not trusted with memory beyond a few.
-        if count > self.0.len() {
+        if count > self.left().len() {
             return Err(DecodeError::Truncated);
         }
         let mut items = Vec::with_capacity(count.min(64));

@@ -63,7 +63,7 @@ pub enum Reply {
 pub struct Outcome {
     /// What the client is told.
     pub reply: Result<Reply, KvError>,
-    /// What the watchers are told, in order of sub-revision. All at `revision`.
+    /// What the watchers are told, in order of sub-revision. All at `revision`, and without `prev`: see [`previous`](crate::previous).
     pub events: Vec<Event>,
     /// The store's revision after it.
     pub revision: Revision,

@@ -30,6 +30,9 @@ pub fn history(view: &dyn View, range: &KeyRange, from: Revision, max_events: us
     if from > now.revision {
         return Ok((Vec::new(), from));
     }
+    if range.is_single() {
+        return one_key(view, &range.start, from, max_events, now.revision);
+    }
     let look_at = max_events.saturating_mul(LOOKED_AT_PER_EVENT).saturating_add(LOOKED_AT_MORE);
     let start = Stamp::first(from.max(Revision::ZERO)).encode();
     let mut events = Vec::new();
@@ -49,10 +52,33 @@ pub fn history(view: &dyn View, range: &KeyRange, from: Revision, max_events: us
     Ok((events, now.revision.next()))
 }
 
+/// The history of a single key stands together in `Kv`: what the rest of the store did meanwhile costs nothing.
+fn one_key(view: &dyn View, key: &Bytes, from: Revision, max_events: usize, now: Revision) -> Result<(Vec<Event>, Revision), ReadError> {
+    let newest = keys::versions_prefix(key);
+    let oldest = keys::version_key(key, Stamp::first(from.max(Revision::ZERO)));
+    let mut events: Vec<Event> = Vec::new();
+    for record in view.scan(Space::Kv, Bound::Included(&newest), Bound::Included(&oldest), true) {
+        let (kv_key, bytes) = record?;
+        let (_, stamp) = keys::split_version_key(&kv_key)?;
+        if events.len() >= max_events.max(1) && events.last().is_some_and(|last| last.kv.mod_revision != stamp.main) {
+            return Ok((events, stamp.main));
+        }
+        events.push(match state::key_value(key.clone(), stamp.main, Version::decode(&bytes)?) {
+            Some(kv) => Event { kind: EventKind::Put, kv, prev: None },
+            None => deletion(key.clone(), stamp),
+        });
+    }
+    Ok((events, now.next()))
+}
+
+fn deletion(key: Bytes, stamp: Stamp) -> Event {
+    let kv = KeyValue { key, mod_revision: stamp.main, ..KeyValue::default() };
+    Event { kind: EventKind::Delete, kv, prev: None }
+}
+
 fn event(view: &dyn View, key: Bytes, stamp: Stamp, deleted: bool) -> Result<Event, ViewError> {
     if deleted {
-        let kv = KeyValue { key, mod_revision: stamp.main, ..KeyValue::default() };
-        return Ok(Event { kind: EventKind::Delete, kv, prev: None });
+        return Ok(deletion(key, stamp));
     }
     let version = match view.get(Space::Kv, &keys::version_key(&key, stamp))? {
         Some(bytes) => state::key_value(key, stamp.main, Version::decode(&bytes)?),

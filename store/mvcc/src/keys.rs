@@ -28,8 +28,10 @@ pub const SYS_COMPACT: &[u8] = b"compact";
 /// `Sys`: where physical removal goes on: a [`Stamp`], and the compact revision that it works for. Members may differ.
 pub const SYS_SWEEP: &[u8] = b"sweep";
 
+/// Bytes of a revision; a [`Stamp`] begins with them.
+pub const REVISION_LEN: usize = 8;
 /// Bytes of an encoded [`Stamp`].
-pub const STAMP_LEN: usize = 12;
+pub const STAMP_LEN: usize = REVISION_LEN + 4;
 /// Bytes of the `Meta` record.
 pub const META_LEN: usize = 36;
 /// Bytes before the value in a `Kv` record.
@@ -58,14 +60,14 @@ impl Stamp {
     /// The key in `Rev`.
     pub fn encode(self) -> [u8; STAMP_LEN] {
         let mut out = [0; STAMP_LEN];
-        out[..8].copy_from_slice(&self.main.get().to_be_bytes());
-        out[8..].copy_from_slice(&self.sub.to_be_bytes());
+        out[..REVISION_LEN].copy_from_slice(&self.main.get().to_be_bytes());
+        out[REVISION_LEN..].copy_from_slice(&self.sub.to_be_bytes());
         out
     }
 
     /// From the key in `Rev`.
     pub fn decode(space: Space, bytes: &[u8]) -> Result<Self, ViewError> {
-        let (main, sub) = bytes.split_at_checked(8).ok_or_else(|| bad(space, "stamp"))?;
+        let (main, sub) = bytes.split_at_checked(REVISION_LEN).ok_or_else(|| bad(space, "stamp"))?;
         Ok(Self { main: Revision(int(space, main)?), sub: u32::from_be_bytes(sub.try_into().map_err(|_| bad(space, "stamp"))?) })
     }
 

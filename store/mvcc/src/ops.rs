@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kontiki_base::ids::{LeaseId, Revision};
 use kontiki_base::kv::{DeleteReq, DeleteRes, KvError, PutReq, PutRes};
 
-use crate::keys::SYS_COMPACT;
+use crate::keys::{Meta, SYS_COMPACT};
 use crate::lease;
 use crate::range;
 use crate::state::{self, ReadError};
@@ -40,7 +40,11 @@ pub(crate) fn put(writer: &mut Writer<'_>, req: &PutReq) -> Result<PutRes, ReadE
 /// Deletes the keys of a range, in key order.
 pub(crate) fn delete(writer: &mut Writer<'_>, req: &DeleteReq) -> Result<DeleteRes, ReadError> {
     let view = writer.view();
-    let doomed = range::living(&view, &req.range)?;
+    let doomed: Vec<(Bytes, Meta)> = if req.range.is_single() {
+        state::meta(&view, &req.range.start)?.map(|meta| (req.range.start.clone(), meta)).into_iter().collect()
+    } else {
+        range::living(&view, &req.range).collect::<Result<_, _>>()?
+    };
     let prevs = if req.prev_kv {
         doomed.iter().map(|(key, meta)| state::with_value(&view, key.clone(), meta)).collect::<Result<_, _>>()?
     } else {

@@ -120,18 +120,10 @@ fn sort(req: &RangeReq, kvs: &mut [KeyValue]) {
     }
 }
 
-/// The living keys of a range, in order, without their values.
-pub(crate) fn living(view: &dyn View, range: &KeyRange) -> Result<Vec<(Bytes, Meta)>, ViewError> {
-    if range.is_single() {
-        return Ok(state::meta(view, &range.start)?.map(|meta| (range.start.clone(), meta)).into_iter().collect());
-    }
+/// The living keys of a range of many, in order, without their values.
+pub(crate) fn living<'a>(view: &'a dyn View, range: &KeyRange) -> impl Iterator<Item = Result<(Bytes, Meta), ViewError>> + use<'a> {
     let (from, to) = keys::meta_bounds(range);
-    view.scan(Space::Meta, from, to, false)
-        .map(|record| {
-            let (key, bytes) = record?;
-            Ok((key, Meta::decode(&bytes)?))
-        })
-        .collect()
+    view.scan(Space::Meta, from, to, false).map(|record| record.and_then(|(key, bytes)| Ok((key, Meta::decode(&bytes)?))))
 }
 
 fn count_latest(view: &dyn View, range: &KeyRange) -> Result<i64, ViewError> {

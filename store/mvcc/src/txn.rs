@@ -1,8 +1,10 @@
 //! Transactions: conditions first, all of them; then whatever can fail; then the steps, each seeing those before it.
 
+use bytes::Bytes;
 use kontiki_base::ids::{LeaseId, Revision};
 use kontiki_base::kv::{Compare, CompareOp, CompareTarget, KeyValue, KvError, Op, OpRes, PutReq, RangeReq, Txn, TxnRes};
 
+use crate::keys::Meta;
 use crate::lease;
 use crate::ops;
 use crate::range;
@@ -72,16 +74,35 @@ fn choose<'a>(view: &dyn View, txn: &'a Txn) -> Result<Path<'a>, ViewError> {
 
 /// Whether a condition holds: for every key of its range. An empty range counts as one key that does not exist.
 fn holds(view: &dyn View, compare: &Compare) -> Result<bool, ViewError> {
-    let by_value = matches!(compare.target, CompareTarget::Value(_));
+    if compare.range.is_single() {
+        return match state::meta(view, &compare.range.start)? {
+            Some(meta) => holds_for(view, compare, compare.range.start.clone(), &meta),
+            None => Ok(holds_for_nothing(compare)),
+        };
+    }
     let mut any = false;
-    for (key, meta) in range::living(view, &compare.range)? {
+    for living in range::living(view, &compare.range) {
+        let (key, meta) = living?;
         any = true;
-        let kv = if by_value { state::with_value(view, key, &meta)? } else { state::without_value(key, &meta) };
-        if !satisfies(compare, &kv) {
+        if !holds_for(view, compare, key, &meta)? {
             return Ok(false);
         }
     }
-    Ok(any || !by_value && satisfies(compare, &KeyValue::default()))
+    Ok(any || holds_for_nothing(compare))
+}
+
+/// The value is read only if it is compared.
+fn holds_for(view: &dyn View, compare: &Compare, key: Bytes, meta: &Meta) -> Result<bool, ViewError> {
+    let kv = match compare.target {
+        CompareTarget::Value(_) => state::with_value(view, key, meta)?,
+        _ => state::without_value(key, meta),
+    };
+    Ok(satisfies(compare, &kv))
+}
+
+/// A key that does not exist has zeros, but no value: no comparison with its value holds.
+fn holds_for_nothing(compare: &Compare) -> bool {
+    !matches!(compare.target, CompareTarget::Value(_)) && satisfies(compare, &KeyValue::default())
 }
 
 fn satisfies(compare: &Compare, kv: &KeyValue) -> bool {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kontiki_base::ids::{LeaseId, Revision};
 use kontiki_base::kv::{Event, EventKind, KeyValue};
 
-use crate::keys::{self, Meta, SYS_REVISION, Stamp};
+use crate::keys::{self, Meta, REVISION_LEN, SYS_REVISION, Stamp};
 use crate::state::Revisions;
 use crate::view::{Batch, Overlay, Space, View};
 
@@ -18,13 +18,15 @@ pub(crate) struct Writer<'a> {
     begin: Revisions,
     /// Changes so far.
     sub: u32,
+    /// The new revision in bytes, cut from the last change's records: saves an allocation for each command.
+    revision: Bytes,
     events: Vec<Event>,
     undo: Option<Vec<Undo>>,
 }
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(base: &'a dyn View, out: &'a mut Batch, begin: Revisions) -> Self {
-        Self { base, out, begin, sub: 0, events: Vec::new(), undo: None }
+        Self { base, out, begin, sub: 0, revision: Bytes::new(), events: Vec::new(), undo: None }
     }
 
     /// The state with all changes so far.
@@ -65,7 +67,7 @@ impl<'a> Writer<'a> {
     pub(crate) fn finish(mut self) -> (Revision, Vec<Event>) {
         let revision = self.now().revision;
         if self.sub > 0 {
-            self.set(Space::Sys, Bytes::from_static(SYS_REVISION), Bytes::copy_from_slice(&revision.get().to_be_bytes()));
+            self.set(Space::Sys, Bytes::from_static(SYS_REVISION), self.revision.clone());
         }
         (revision, self.events)
     }
@@ -96,6 +98,7 @@ impl<'a> Writer<'a> {
         }
         let records = keys::put_records(key, &meta, value);
         self.set(Space::Kv, records.kv_key, records.kv);
+        self.revision = records.rev_key.slice(..REVISION_LEN);
         self.set(Space::Rev, records.rev_key, records.rev);
         self.set(Space::Meta, key.clone(), records.meta);
         let kv = KeyValue {
@@ -115,6 +118,7 @@ impl<'a> Writer<'a> {
         self.detach(before.lease, &key);
         let records = keys::tombstone_records(&key, at);
         self.set(Space::Kv, records.kv_key, records.kv);
+        self.revision = records.rev_key.slice(..REVISION_LEN);
         self.set(Space::Rev, records.rev_key, records.rev);
         self.unset(Space::Meta, key.clone());
         let kv = KeyValue { key, mod_revision: at.main, ..KeyValue::default() };

@@ -340,12 +340,17 @@ fn history_of_a_quiet_range_moves_on_in_bounded_steps() {
     store.put("quiet", "");
     let (mut from, mut calls, mut found) = (Revision(2), 0, Vec::new());
     while from <= Revision(3_002) {
-        let (events, next) = history(&store.view, &one("quiet"), from, 1).unwrap();
+        let (events, next) = history(&store.view, &wire("q", "r"), from, 1).unwrap();
         assert!(next > from);
         found.extend(events);
         (from, calls) = (next, calls + 1);
     }
     assert_eq!((brief(&found).join(" "), calls), ("put quiet@3002".to_owned(), 3));
+    // The history of one key is found at once.
+    let (events, next) = history(&store.view, &one("quiet"), Revision(2), 1).unwrap();
+    assert_eq!((brief(&events).join(" "), next), ("put quiet@3002".to_owned(), Revision(3_003)));
+    let (events, next) = history(&store.view, &one("busy"), Revision(7), 2).unwrap();
+    assert_eq!((brief(&events).join(" "), next), ("put busy@7 put busy@8".to_owned(), Revision(9)));
 }
 
 /// Found by a long random run: a slice that ends within the compact revision has passed a tombstone that it had to keep.
