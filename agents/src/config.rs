@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kontiki_base::Term;
-use kontiki_base::env::Env;
 use tokio::sync::watch;
 
 use crate::error::ConfigError;
-use crate::metrics::Metrics;
+use crate::informer::Caches;
+use crate::session::Liveness;
 
 /// How to reach the API, and as whom.
 #[derive(Clone)]
@@ -31,28 +31,25 @@ impl std::fmt::Debug for ApiConfig {
 
 /// What the controllers need to run.
 pub struct ControllersConfig {
-    /// The API.
-    pub api: ApiConfig,
+    /// The caches of this process, shared with the node session service.
+    pub caches: Arc<Caches>,
     /// `Some(term)` while the local member leads the store in `term`.
     pub leadership: watch::Receiver<Option<Term>>,
-    /// Clock, tasks, randomness.
-    pub env: Arc<dyn Env>,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
-    /// Heartbeats of the nodes, shared with the node session service of this process.
-    pub liveness: Arc<crate::session::Liveness>,
-    /// PEM bundle for the `kube-root-ca.crt` config maps.
-    pub root_ca_pem: String,
+    /// Heartbeats of the nodes, shared with the node session service.
+    pub liveness: Arc<Liveness>,
     /// How many keys are reconciled at once.
     pub workers: usize,
+}
+
+impl std::fmt::Debug for ControllersConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ControllersConfig").field("workers", &self.workers).finish_non_exhaustive()
+    }
 }
 
 impl ControllersConfig {
     /// Refuses what cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        if self.api.endpoints.is_empty() {
-            return Err(ConfigError::NoEndpoints);
-        }
         if self.workers == 0 {
             return Err(ConfigError::Invalid("workers must be at least 1".into()));
         }

@@ -174,6 +174,13 @@ impl<T: Metadata<Ty = ObjectMeta> + serde::de::DeserializeOwned> Pair<T> {
 }
 
 impl World {
+    /// An empty world.
+    pub fn new(settings: Settings) -> Self {
+        let mut world = Self::default();
+        world.settings = settings;
+        world
+    }
+
     /// Takes in a change; who must look at what because of it. An object that cannot be read changes nothing.
     pub fn apply(&mut self, kind: Kind, change: Change<'_>) -> Result<Vec<Dirty>, BadObject> {
         let mut out = Vec::new();
