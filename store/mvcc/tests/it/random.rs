@@ -147,13 +147,17 @@ proptest! {
 
     /// The same, on short runs that proptest can shrink.
     #[test]
-    fn short_random_runs_agree_with_the_model(tape in prop::collection::vec(any::<u32>(), 0..600)) {
+    fn short_random_runs_agree_with_the_model(tape in prop::collection::vec(any::<u32>(), 0..3_000)) {
         let (mut pair, mut choices) = (Pair::new(), Choices::Tape(tape.into_iter()));
         while !choices.exhausted() {
             pair.step(&mut choices);
         }
         pair.finish();
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// How commands are grouped in log entries and write batches makes no difference to any byte.
     #[test]
