@@ -70,7 +70,7 @@ pub(crate) fn of_kind(gvk: &Gvk, media: Media, body: &[u8]) -> Result<Value> {
 }
 
 /// The parser's complaint in the words of Go's decoder, for the two mistakes that people make.
-fn go_json_error(body: &[u8], error: &serde_json::Error) -> String {
+pub(crate) fn go_json_error(body: &[u8], error: &serde_json::Error) -> String {
     if error.is_eof() {
         return "unexpected end of JSON input".into();
     }

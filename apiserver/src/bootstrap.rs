@@ -18,6 +18,15 @@ use crate::verbs::{Target, WriteOptions};
 
 /// Namespaces that are always there.
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+/// Priorities of what a cluster cannot do without.
+const PRIORITY_CLASSES: &[(&str, i64, &str)] = &[
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+    ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+];
 /// Wait before a failed attempt is repeated.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -54,6 +63,16 @@ async fn all(core: &Arc<Core>) -> Result<()> {
     for name in NAMESPACES {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         ensure(core, ("", "namespaces"), "", object).await?;
+    }
+    for (name, value, description) in PRIORITY_CLASSES {
+        let object = json!({
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": name},
+            "value": value,
+            "description": description,
+        });
+        ensure(core, ("scheduling.k8s.io", "priorityclasses"), "", object).await?;
     }
     ensure(core, ("", "services"), "default", service(core)).await?;
     let endpoints = ensure(core, ("", "endpoints"), "default", endpoints(&core.advertise)).await?;

@@ -1,6 +1,6 @@
 //! What a request is written in, and what its answer may be written in.
 
-use kontiki_registry::status::Status;
+use kontiki_registry::status::{Details, Status};
 
 use crate::error::Result;
 
@@ -133,7 +133,7 @@ pub(crate) fn accept(header: &str) -> Result<Form> {
         None => {
             let mut status = Status::not_acceptable(MEDIA_TYPES);
             status.message = format!("406: Not Acceptable\n\nAvailable representations: {}", MEDIA_TYPES.join(", "));
-            Err(status)
+            Err(status.with_details(Details::default()))
         }
     }
 }

@@ -65,7 +65,7 @@ pub(super) async fn patch(call: &mut Call, sub: Option<&Sub>) -> Result<Response
     let kind = PatchType::from_media_type(call.header("content-type")).ok_or_else(|| {
         let mut status = Status::unsupported_media(negotiate::MEDIA_TYPES);
         status.message = "415: Unsupported Media Type".into();
-        status
+        status.with_details(status::Details::default())
     })?;
     let force = call.query.flag("force");
     check_patch_options(kind, call.query.has("force"), call.query.get("fieldManager"))?;
@@ -136,13 +136,8 @@ fn check_shape(kind: PatchType, patch: &Value) -> Result<()> {
 fn patch_failed(error: &PatchError) -> Status {
     match error {
         PatchError::Unmergeable(message) => Status::bare_error(message.clone()),
-        PatchError::DoesNotApply(message) => {
-            let details = status::Details {
-                causes: vec![status::Cause { message: message.clone(), ..status::Cause::default() }],
-                ..status::Details::default()
-            };
-            Status::new(Code::Invalid, "the server rejected our request due to an error in our request").with_details(details)
-        }
+        PatchError::DoesNotApply(_) => Status::new(Code::Invalid, "the server rejected our request due to an error in our request")
+            .with_details(status::Details::default()),
         PatchError::Malformed(message) | PatchError::TooLarge(message) => Status::new(error.code(), message.clone()),
     }
 }

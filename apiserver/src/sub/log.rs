@@ -1,5 +1,7 @@
 //! `pods/log`: the output of a container, streamed from its node's agent.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
@@ -16,14 +18,13 @@ use crate::verbs::Target;
 
 /// What a client may say about the log that it wants; passed on as it is.
 const PASSED_ON: &[&str] = &["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream"];
+/// How long connecting to an agent may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// An error body of an agent is cut to this.
 const ERROR_BYTES: usize = 4 << 10;
 
 /// GET pods/{name}/log.
 pub(super) async fn serve(call: &Call) -> Result<Response<Body>> {
-    let Some(connector) = &call.core.node_tls else {
-        return Err(Status::unimplemented("pods/log: this server has no certificate for node agents"));
-    };
     let pod = call.core.get(&call.target(), None).await?.value();
     let container = container(&pod, call.query.get("container"))?;
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
@@ -33,12 +34,20 @@ pub(super) async fn serve(call: &Call) -> Result<Response<Body>> {
         return Ok(empty);
     }
     let (host, port) = address(call, node).await?;
+    let Some(connector) = &call.core.node_tls else {
+        return Err(Status::unimplemented("pods/log: this server has no certificate for node agents"));
+    };
     let unreachable = |why: String| Status::new(Code::Unavailable, format!("node {node} cannot be reached at {host}:{port}: {why}"));
-    let tcp = TcpStream::connect((host.as_str(), port)).await.map_err(|e| unreachable(e.to_string()))?;
-    let name = ServerName::try_from(host.clone()).map_err(|e| unreachable(e.to_string()))?;
-    let tls = connector.connect(name, tcp).await.map_err(|e| unreachable(e.to_string()))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|e| unreachable(e.to_string()))?;
+    let connecting = async {
+        let tcp = TcpStream::connect((host.as_str(), port)).await.map_err(|e| unreachable(e.to_string()))?;
+        let name = ServerName::try_from(host.clone()).map_err(|e| unreachable(e.to_string()))?;
+        let tls = connector.connect(name, tcp).await.map_err(|e| unreachable(e.to_string()))?;
+        hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|e| unreachable(e.to_string()))
+    };
+    let (mut sender, connection) = tokio::select! {
+        connected = connecting => connected?,
+        () = call.core.env.sleep(PATIENCE) => return Err(unreachable("no answer in time".into())),
+    };
     call.core.env.spawn(
         "node-log",
         Box::pin(async move {

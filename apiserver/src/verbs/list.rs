@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet::URL_SAFE;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use bytes::Bytes;
 use kontiki_base::kv::{Consistency, KvError, RangeReq};
 use kontiki_base::{Code, KeyRange, Revision, limits};
@@ -81,6 +82,9 @@ impl Selection {
     }
 }
 
+/// As Go's `RawURLEncoding`: no padding, and lenient about the bits that the last letter has too many.
+const URL_SAFE_NO_PAD: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
+
 /// How `resourceVersion` of a list is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Match {
@@ -125,7 +129,7 @@ impl Token {
     pub(crate) fn decode(text: &str) -> Result<Self> {
         let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| bad(&e.to_string()))?;
-        let token: Value = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
+        let token: Value = serde_json::from_slice(&bytes).map_err(|e| bad(&crate::body::go_json_error(&bytes, &e)))?;
         match token["v"].as_str() {
             Some(TOKEN_VERSION) => {}
             other => return Err(bad(&format!("server does not recognize this encoded version {}", other.unwrap_or_default()))),

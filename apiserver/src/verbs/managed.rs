@@ -23,13 +23,13 @@ pub(crate) fn apply_of(row: &Row, body: &[u8], options: &WriteOptions, force: bo
     if !applied.is_object() {
         return Err(Status::bad_request("error decoding YAML: an object is needed"));
     }
-    if applied["metadata"]["managedFields"].as_array().is_some_and(|m| !m.is_empty()) {
+    if applied["metadata"]["managedFields"].is_array() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     let gvk = row.gvk();
     let given = Gvk::from_api_version(applied["apiVersion"].as_str().unwrap_or_default(), applied["kind"].as_str().unwrap_or_default());
     if given != gvk {
-        return Err(Status::bad_request(format!("{given} was applied where {gvk} is served")));
+        return Err(Status::bad_request(format!("invalid object type: {given}")));
     }
     let (manager, now) = (options.manager.clone(), now.to_owned());
     let change = move |live: Option<&Value>| patch::apply(live, &applied, &gvk, &manager, force, &now).map_err(refused);

@@ -1,7 +1,5 @@
 //! A server over memory on a port of its own, certificates for it, and small clients for both doors.
 
-#![allow(dead_code, reason = "every test binary uses a part of it")]
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,29 +18,29 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 /// The token of a member of `system:masters`.
-pub const ADMIN: &str = "admintoken";
+pub(crate) const ADMIN: &str = "admintoken";
 /// The token of a user without rights.
-pub const BOB: &str = "bobtoken";
+pub(crate) const BOB: &str = "bobtoken";
 
 /// Certificates of one cluster.
-pub struct Pki {
+pub(crate) struct Pki {
     ca: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Pki {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "test-ca");
         Self { ca: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
     }
 
-    pub fn ca_pem(&self) -> String {
+    pub(crate) fn ca_pem(&self) -> String {
         self.ca.pem()
     }
 
     /// A certificate and its key.
-    pub fn issue(&self, cn: &str, groups: &[&str]) -> (String, String) {
+    pub(crate) fn issue(&self, cn: &str, groups: &[&str]) -> (String, String) {
         let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, cn);
         for group in groups {
@@ -55,15 +53,15 @@ impl Pki {
 }
 
 /// A running server.
-pub struct Server {
-    pub handle: ApiHandle,
-    pub kv: LocalKv,
-    pub pki: Pki,
+pub(crate) struct Server {
+    pub(crate) handle: ApiHandle,
+    pub(crate) kv: LocalKv,
+    pub(crate) pki: Pki,
 }
 
 impl Server {
     /// Starts one and waits until it is ready and its bootstrap objects are there.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let pki = Pki::new();
         let kv = LocalKv::new();
         let handle = ApiServer::start(config(&pki, &kv)).await.unwrap();
@@ -78,7 +76,7 @@ impl Server {
         panic!("the server did not become ready");
     }
 
-    pub fn addr(&self) -> SocketAddr {
+    pub(crate) fn addr(&self) -> SocketAddr {
         self.handle.addr()
     }
 
@@ -100,7 +98,11 @@ impl Server {
     }
 
     /// Sends a request over HTTP/2 and returns the answer with its body still open.
-    pub async fn open(&self, request: Request<Full<Bytes>>, identity: Option<(String, String)>) -> http::Response<hyper::body::Incoming> {
+    pub(crate) async fn open(
+        &self,
+        request: Request<Full<Bytes>>,
+        identity: Option<(String, String)>,
+    ) -> http::Response<hyper::body::Incoming> {
         let tcp = TcpStream::connect(self.addr()).await.unwrap();
         let tls = self.tls(b"h2", identity).connect(ServerName::try_from("localhost").unwrap(), tcp).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.unwrap();
@@ -111,7 +113,13 @@ impl Server {
     }
 
     /// A request in full.
-    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> (u16, HeaderMap, Bytes) {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> (u16, HeaderMap, Bytes) {
         let uri = format!("https://localhost:{}{path}", self.addr().port());
         let mut request = Request::builder().method(method).uri(uri);
         if !headers.iter().any(|(k, _)| *k == "authorization") {
@@ -130,33 +138,33 @@ impl Server {
         (code, serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())))
     }
 
-    pub async fn get(&self, path: &str) -> (u16, Value) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         self.json(Method::GET, path, "", "").await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         self.json(Method::POST, path, "application/json", body.to_string()).await
     }
 
-    pub async fn put(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> (u16, Value) {
         self.json(Method::PUT, path, "application/json", body.to_string()).await
     }
 
-    pub async fn merge(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn merge(&self, path: &str, body: &Value) -> (u16, Value) {
         self.json(Method::PATCH, path, "application/merge-patch+json", body.to_string()).await
     }
 
-    pub async fn patch(&self, path: &str, content: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn patch(&self, path: &str, content: &str, body: &Value) -> (u16, Value) {
         self.json(Method::PATCH, path, content, body.to_string()).await
     }
 
-    pub async fn delete(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn delete(&self, path: &str, body: &Value) -> (u16, Value) {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         self.json(Method::DELETE, path, "application/json", body).await
     }
 
     /// Opens a watch.
-    pub async fn watch(&self, path: &str) -> Lines {
+    pub(crate) async fn watch(&self, path: &str) -> Lines {
         let uri = format!("https://localhost:{}{path}", self.addr().port());
         let request = Request::get(uri).header("authorization", format!("Bearer {ADMIN}")).body(Full::default()).unwrap();
         let answer = self.open(request, None).await;
@@ -164,7 +172,7 @@ impl Server {
     }
 
     /// A channel for gRPC.
-    pub async fn channel(&self, identity: Option<(String, String)>) -> tonic::transport::Channel {
+    pub(crate) async fn channel(&self, identity: Option<(String, String)>) -> tonic::transport::Channel {
         let mut tls = tonic::transport::ClientTlsConfig::new()
             .ca_certificate(tonic::transport::Certificate::from_pem(self.pki.ca_pem()))
             .domain_name("localhost");
@@ -176,21 +184,21 @@ impl Server {
     }
 
     /// The identity of an administrator.
-    pub fn admin(&self) -> Option<(String, String)> {
+    pub(crate) fn admin(&self) -> Option<(String, String)> {
         Some(self.pki.issue("admin", &["system:masters"]))
     }
 }
 
 /// The lines of a watch.
-pub struct Lines {
-    pub code: u16,
+pub(crate) struct Lines {
+    pub(crate) code: u16,
     body: hyper::body::Incoming,
     buffer: Vec<u8>,
 }
 
 impl Lines {
     /// The next event; `None` at the end of the stream.
-    pub async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -204,7 +212,7 @@ impl Lines {
     }
 
     /// The next event as type, name, revision.
-    pub async fn event(&mut self) -> (String, String, i64) {
+    pub(crate) async fn event(&mut self) -> (String, String, i64) {
         let event = self.next().await.expect("an event");
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let meta = &event["object"]["metadata"];
@@ -213,7 +221,7 @@ impl Lines {
 }
 
 /// The configuration of a server over memory.
-pub fn config(pki: &Pki, kv: &LocalKv) -> ApiConfig {
+pub(crate) fn config(pki: &Pki, kv: &LocalKv) -> ApiConfig {
     let (cert, key) = pki.issue("kontiki-apiserver", &[]);
     let token = |token: &str, user: &str, group: &str| StaticToken { token: token.into(), user: user.into(), groups: vec![group.into()] };
     ApiConfig {
@@ -231,6 +239,6 @@ pub fn config(pki: &Pki, kv: &LocalKv) -> ApiConfig {
 }
 
 /// The resource version of an object or a list.
-pub fn rv(value: &Value) -> i64 {
+pub(crate) fn rv(value: &Value) -> i64 {
     value["metadata"]["resourceVersion"].as_str().and_then(|t| t.parse().ok()).unwrap_or(0)
 }

@@ -1,0 +1,8 @@
+//! The API server from outside: real TLS, both doors, the real state machine in memory.
+
+mod common;
+mod grpc;
+mod kubectl;
+mod lists;
+mod verbs;
+mod watches;
