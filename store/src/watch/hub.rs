@@ -2,21 +2,26 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kontiki_base::WatchId;
 use kontiki_base::env::{Env, Task};
 use kontiki_base::ids::Revision;
 use kontiki_base::key::KeyRange;
-use kontiki_base::kv::Event;
+use kontiki_base::kv::{Event, KeyValue, KvError};
 use kontiki_base::limits;
+use kontiki_mvcc::View;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::index::{StreamId, Sub, WatchIndex};
-use super::replay::REPLAY_EVENTS;
+use super::replay::{REPLAY_EVENTS, previous_of};
 use super::ring::{Feed, Ring, RingLimits};
+use super::session::WatchSpec;
 use crate::metrics::Metrics;
 use crate::raft::AppliedBatch;
+
+/// What was there before each event of a batch. Looked up when the first watcher wants it, for all that follow; gone with the deliveries.
+pub type Prevs = Arc<[OnceLock<Option<KeyValue>>]>;
 
 /// A batch for a stream: which of its events each of the stream's watches sees.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub struct Delivery {
     pub feed: Arc<Feed>,
     /// Places in `feed.events`, by watch, in order.
     pub hits: BTreeMap<WatchId, Vec<u32>>,
+    /// What was there before; empty if nobody wants to know.
+    pub prevs: Prevs,
 }
 
 impl Delivery {
@@ -34,6 +41,29 @@ impl Delivery {
             return Arc::clone(&self.feed.events);
         }
         places.iter().filter_map(|place| self.feed.events.get(usize::try_from(*place).ok()?)).cloned().collect()
+    }
+
+    /// The events that a watch sees, with what was there before.
+    ///
+    /// # Errors
+    /// [`KvError::Corrupt`].
+    pub fn events_with_prev(&self, places: &[u32], view: &dyn View) -> Result<Arc<[Event]>, KvError> {
+        let mut events = Vec::with_capacity(places.len());
+        for place in places.iter().filter_map(|place| usize::try_from(*place).ok()) {
+            let Some(event) = self.feed.events.get(place) else { continue };
+            let known = self.prevs.get(place);
+            let prev = match known.and_then(OnceLock::get) {
+                Some(prev) => prev.clone(),
+                None => {
+                    let prev = previous_of(view, &self.feed.events, place)?;
+                    // Two streams may look at once; they find the same.
+                    let _ = known.map(|known| known.set(prev.clone()));
+                    prev
+                }
+            };
+            events.push(Event { prev, ..event.clone() });
+        }
+        Ok(events.into())
     }
 }
 
@@ -267,20 +297,23 @@ impl Hub {
 
     fn dispatch(&self, index: &mut Index, feed: &Arc<Feed>) {
         let mut hits: BTreeMap<StreamId, BTreeMap<WatchId, Vec<u32>>> = BTreeMap::new();
-        let mut sent = 0;
+        let (mut sent, mut prev_kv) = (0, false);
         for (place, event) in (0..).zip(feed.events.iter()) {
             index.watches.matching(&event.kv.key, |sub| {
                 if event.kv.mod_revision >= sub.from {
                     hits.entry(sub.stream).or_default().entry(sub.watch).or_default().push(place);
                     sent += 1;
+                    prev_kv |= sub.prev_kv;
                 }
             });
         }
         self.metrics.events.inc_by(sent);
+        let prevs: Prevs = if prev_kv { feed.events.iter().map(|_| OnceLock::new()).collect() } else { Arc::default() };
         let seen = index.dispatched;
         for (stream, hits) in hits {
             let Some(entry) = index.streams.get(&stream) else { continue };
-            if entry.tx.try_send(Delivery { feed: Arc::clone(feed), hits }).is_err() {
+            let delivery = Delivery { feed: Arc::clone(feed), hits, prevs: Arc::clone(&prevs) };
+            if entry.tx.try_send(delivery).is_err() {
                 self.metrics.overflows.inc();
                 index.throw_out(stream, seen);
             }
@@ -288,7 +321,7 @@ impl Hub {
     }
 
     /// Tries to put a watch into the index so that it sees everything from `next` on.
-    pub fn attach(&self, link: &mut Link, watch: WatchId, range: &KeyRange, next: Revision) -> Attach {
+    pub fn attach(&self, link: &mut Link, watch: WatchId, spec: &WatchSpec, next: Revision) -> Attach {
         let mut index = lock(&self.index);
         if index.closed {
             return Attach::Closed;
@@ -311,7 +344,7 @@ impl Hub {
         drop(past);
         let from = next.max(index.dispatched.next());
         let queue = self.queue;
-        index.insert(link, queue, range, Sub { stream: link.id, watch, from });
+        index.insert(link, queue, &spec.range, Sub { stream: link.id, watch, from, prev_kv: spec.prev_kv });
         Attach::Live(feeds)
     }
 

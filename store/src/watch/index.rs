@@ -19,6 +19,8 @@ pub struct Sub {
     pub watch: WatchId,
     /// It is told of nothing before this revision.
     pub from: Revision,
+    /// It wants to know what was there before.
+    pub prev_kv: bool,
 }
 
 /// The exclusive end of a range, in order: "no end" is the last.
@@ -147,7 +149,7 @@ mod tests {
     use super::*;
 
     fn sub(watch: i64) -> Sub {
-        Sub { stream: 1, watch: WatchId::new(watch), from: Revision::ZERO }
+        Sub { stream: 1, watch: WatchId::new(watch), from: Revision::ZERO, prev_kv: false }
     }
 
     fn seen(index: &mut WatchIndex, key: &[u8]) -> Vec<i64> {

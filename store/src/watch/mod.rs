@@ -25,6 +25,8 @@ pub mod index;
 pub mod replay;
 pub mod ring;
 pub mod session;
+#[cfg(test)]
+mod tests;
 
 pub use hub::Hub;
 pub use session::{Canceled, Out, Pace, Session, WatchSpec};

@@ -2,7 +2,7 @@
 
 use kontiki_base::ids::Revision;
 use kontiki_base::key::KeyRange;
-use kontiki_base::kv::{Event, KvError};
+use kontiki_base::kv::{Event, EventKind, KeyValue, KvError};
 use kontiki_mvcc::{View, history, previous};
 
 /// At most about so many events are read at once; between two reads, the stream's other watches get their turn.
@@ -29,18 +29,31 @@ pub fn replay(view: &dyn View, range: &KeyRange, from: Revision, prev_kv: bool) 
     Ok(Piece { events, upto: Revision::new(next.get() - 1) })
 }
 
-/// Fills `prev`. A key that is written twice in one revision has its first write as the second's past.
-fn add_previous(view: &dyn View, events: &mut [Event]) -> Result<(), KvError> {
+/// Fills `prev` in whole revisions of events.
+///
+/// # Errors
+/// [`KvError::Corrupt`].
+pub fn add_previous(view: &dyn View, events: &mut [Event]) -> Result<(), KvError> {
     for place in 0..events.len() {
-        let (earlier, rest) = events.split_at_mut(place);
-        let Some(event) = rest.first_mut() else { break };
-        let revision = event.kv.mod_revision;
-        let sibling = earlier.iter().rev().take_while(|e| e.kv.mod_revision == revision).find(|e| e.kv.key == event.kv.key);
-        event.prev = match sibling {
-            Some(write) if write.kind == kontiki_base::kv::EventKind::Put => Some(write.kv.clone()),
-            Some(_) => None,
-            None => previous(view, &event.kv.key, revision).map_err(|error| KvError::Corrupt(error.to_string()))?,
-        };
+        let prev = previous_of(view, events, place)?;
+        if let Some(event) = events.get_mut(place) {
+            event.prev = prev;
+        }
     }
     Ok(())
+}
+
+/// What a key was before the event at `place`; apply does not say, since that would cost every write a read. A key that is written twice in
+/// one revision has its first write as the second's past.
+///
+/// # Errors
+/// [`KvError::Corrupt`].
+pub fn previous_of(view: &dyn View, events: &[Event], place: usize) -> Result<Option<KeyValue>, KvError> {
+    let Some(event) = events.get(place) else { return Ok(None) };
+    let (key, revision) = (&event.kv.key, event.kv.mod_revision);
+    let same_revision = events.iter().take(place).rev().take_while(|e| e.kv.mod_revision == revision);
+    match same_revision.into_iter().find(|e| e.kv.key == *key) {
+        Some(write) => Ok((write.kind == EventKind::Put).then(|| write.kv.clone())),
+        None => previous(view, key, revision).map_err(|error| KvError::Corrupt(error.to_string())),
+    }
 }

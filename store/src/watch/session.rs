@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::cursor::{Cursor, Input, Reason};
 use super::hub::{Attach, Delivery, Hub, Link, Queued};
-use super::replay::{Piece, replay};
+use super::replay::{Piece, add_previous, replay};
 use super::ring::Feed;
 use crate::metrics::Metrics;
 use crate::read::Views;
@@ -235,7 +235,7 @@ impl Session {
                 return Ok(Some(out));
             }
             while let Some(queued) = self.link.try_recv() {
-                self.take(queued);
+                self.take(queued)?;
             }
             if !self.out.is_empty() {
                 continue;
@@ -246,51 +246,60 @@ impl Session {
                 }
                 continue;
             }
-            if self.answer_progress() {
+            if self.answer_progress()? {
                 continue;
             }
             self.arm();
-            if self.wait().await {
+            if self.wait().await? {
                 return Ok(None);
             }
         }
     }
 
     /// Waits until there is something to do; says whether the hub has gone.
-    async fn wait(&mut self) -> bool {
+    async fn wait(&mut self) -> Result<bool, KvError> {
         let eager = matches!(self.pace, Pace::Behind(_)) && self.tick.is_none() && self.wants_progress();
         tokio::select! {
             biased;
-            queued = self.link.recv() => self.take(queued),
-            () = tick(&mut self.tick) => self.tell_progress(),
-            changed = self.dispatched.changed(), if eager || self.progress_wanted => return changed.is_err(),
+            queued = self.link.recv() => self.take(queued)?,
+            () = tick(&mut self.tick) => self.tell_progress()?,
+            changed = self.dispatched.changed(), if eager || self.progress_wanted => return Ok(changed.is_err()),
         }
-        false
+        Ok(false)
     }
 
-    fn take(&mut self, queued: Queued) {
+    fn take(&mut self, queued: Queued) -> Result<(), KvError> {
         match queued {
-            Queued::Delivery(delivery) => self.deliver(&delivery),
+            Queued::Delivery(delivery) => self.deliver(&delivery)?,
             Queued::Overflowed(seen) => {
                 for watcher in self.watchers.values_mut() {
                     watcher.cursor = watcher.cursor.step(Input::Overflowed(seen));
                 }
             }
         }
+        Ok(())
     }
 
-    fn deliver(&mut self, delivery: &Delivery) {
+    fn deliver(&mut self, delivery: &Delivery) -> Result<(), KvError> {
         let revision = delivery.feed.revision;
         check!(Inv::WatchInOrder, revision > self.delivered, "batch={revision} delivered={}", self.delivered);
         self.delivered = revision;
+        let mut view = None;
         for (id, places) in &delivery.hits {
             let Some(watcher) = self.watchers.get_mut(id) else { continue };
             let Some(next) = watcher.cursor.next() else { continue };
             check!(Inv::WatchInOrder, delivery.feed.revision >= next, "watch={id} batch={revision} next={next}");
             watcher.cursor = watcher.cursor.step(Input::Delivered(revision));
-            let events = watcher.filter(delivery.events(places));
+            let events = if watcher.spec.prev_kv {
+                let view = view.get_or_insert_with(|| self.views.view());
+                delivery.events_with_prev(places, &**view)?
+            } else {
+                delivery.events(places)
+            };
+            let events = watcher.filter(events);
             self.emit(*id, events, revision);
         }
+        Ok(())
     }
 
     fn emit(&mut self, id: WatchId, events: Arc<[Event]>, revision: Revision) {
@@ -323,15 +332,15 @@ impl Session {
             watcher.cursor = watcher.cursor.step(Input::Resumed);
         }
         let Some(next) = watcher.cursor.next() else { return Ok(true) };
-        match self.hub.attach(&mut self.link, id, &watcher.spec.range, next) {
+        match self.hub.attach(&mut self.link, id, &watcher.spec, next) {
             Attach::Live(feeds) => {
-                let piece = watcher.piece_of(&feeds, next);
+                let piece = watcher.piece_of(&feeds, next, &*self.views)?;
                 watcher.cursor = watcher.cursor.step(Input::Replayed(piece.upto)).step(Input::Attached);
                 let events = watcher.filter(piece.events.into());
                 self.emit(id, events, piece.upto);
             }
             Attach::Behind(feeds) => {
-                let piece = watcher.piece_of(&feeds, next);
+                let piece = watcher.piece_of(&feeds, next, &*self.views)?;
                 watcher.cursor = watcher.cursor.step(Input::Replayed(piece.upto));
                 let events = watcher.filter(piece.events.into());
                 self.emit(id, events, piece.upto);
@@ -350,8 +359,9 @@ impl Session {
                 }
             }
             Attach::Overflowed => {
-                let queued = self.link.try_recv();
-                queued.into_iter().for_each(|queued| self.take(queued));
+                if let Some(queued) = self.link.try_recv() {
+                    self.take(queued)?;
+                }
             }
             Attach::Compacted(compact) => self.end(id, Reason::Compacted(compact), Revision::ZERO),
             Attach::Closed => return Ok(false),
@@ -365,28 +375,28 @@ impl Session {
     }
 
     /// Answers a progress request if all watches are level with the store; says whether it did.
-    fn answer_progress(&mut self) -> bool {
+    fn answer_progress(&mut self) -> Result<bool, KvError> {
         if !self.progress_wanted || self.watchers.is_empty() {
             self.progress_wanted = false;
-            return false;
+            return Ok(false);
         }
         let dispatched = *self.dispatched.borrow_and_update();
         if dispatched < self.hub.tip().revision {
-            return false; // In a moment: the dispatcher is about to bring the rest, and `wait` listens for that.
+            return Ok(false); // In a moment: the dispatcher is about to bring the rest, and `wait` listens for that.
         }
         while let Some(queued) = self.link.try_recv() {
-            self.take(queued);
+            self.take(queued)?;
         }
         if !self.out.is_empty() || self.watchers.values().any(|w| !w.cursor.is_live()) {
-            return true; // First what came in; then again.
+            return Ok(true); // First what came in; then again.
         }
         self.progress_wanted = false;
         let revision = self.level(dispatched);
         if self.watchers.values().any(|w| w.spec.from > revision) {
-            return false;
+            return Ok(false);
         }
         self.out.push_back(Out::ProgressAll { revision });
-        true
+        Ok(true)
     }
 
     fn wants_progress(&self) -> bool {
@@ -413,11 +423,11 @@ impl Session {
         };
     }
 
-    fn tell_progress(&mut self) {
+    fn tell_progress(&mut self) -> Result<(), KvError> {
         self.tick = None;
         let dispatched = *self.dispatched.borrow_and_update();
         while let Some(queued) = self.link.try_recv() {
-            self.take(queued);
+            self.take(queued)?;
         }
         let revision = self.level(dispatched);
         let only_quiet = matches!(self.pace, Pace::Every(_));
@@ -429,6 +439,7 @@ impl Session {
             watcher.quiet = true;
         }
         self.told = revision;
+        Ok(())
     }
 }
 
@@ -452,11 +463,14 @@ async fn tick(timer: &mut Option<BoxFuture<'static, ()>>) {
 
 impl Watcher {
     /// What this watch sees of some feeds, from `next` on.
-    fn piece_of(&self, feeds: &[Arc<Feed>], next: Revision) -> Piece {
+    fn piece_of(&self, feeds: &[Arc<Feed>], next: Revision, views: &dyn Views) -> Result<Piece, KvError> {
         let seen = |event: &&Event| event.kv.mod_revision >= next && self.spec.range.contains(&event.kv.key);
-        let events = feeds.iter().flat_map(|feed| feed.events.iter().filter(seen).cloned()).collect();
+        let mut events: Vec<Event> = feeds.iter().flat_map(|feed| feed.events.iter().filter(seen).cloned()).collect();
+        if self.spec.prev_kv && !events.is_empty() {
+            add_previous(&*views.view(), &mut events)?;
+        }
         let upto = feeds.last().map_or(Revision::new(next.get() - 1), |feed| feed.revision);
-        Piece { events, upto }
+        Ok(Piece { events, upto })
     }
 
     /// Without the kinds that the client does not want.
