@@ -75,8 +75,13 @@ fn each_level_has_what_the_levels_above_leave() {
     let inner = nested(puts(125), vec![]);
     assert_eq!(checked(Txn { compare: conditions(3), success: vec![inner.clone()], failure: vec![] }), Ok(()));
     assert_eq!(checked(Txn { compare: conditions(4), success: vec![inner], failure: vec![] }), Err(KvError::TooManyOps));
-    let deep = (0..128).fold(p("k"), |op, _| nested(vec![op], vec![]));
-    assert_eq!(validate(&in_txn(vec![deep]), usize::MAX), Err(KvError::TooManyOps));
+    let deep = |levels| in_txn(vec![(1..levels).fold(p("k"), |op, _| nested(vec![op], vec![]))]);
+    assert_eq!(validate(&deep(129), usize::MAX), Err(KvError::TooManyOps));
+    // As deep as can be: validated, carried, and carried out.
+    let command = deep(128);
+    assert_eq!(validate(&command, 128), Ok(()));
+    assert_eq!(Command::decode(command.encode()).as_ref(), Ok(&command));
+    assert_eq!(brief(&Store::default().apply(&command).events), ["put k@2"]);
 }
 
 #[test]
