@@ -212,6 +212,40 @@ impl<'s> Type<'s> {
         }
     }
 
+    /// A value with the fields that Go's typed form always has: structs that are no pointers, and lists that are printed when they are nil. Ownership is
+    /// computed on that form, so that such a field never comes into being by itself.
+    pub fn normalized(self, value: &Value) -> Value {
+        match (self, value) {
+            (Self::Message(id), Value::Object(map)) => {
+                let mut out = map.clone();
+                for (name, info) in &Schema::get().fields[id.index()] {
+                    let zero = match (info.field.label, single(info)) {
+                        (Label::One, Self::Message(_)) if !info.field.pointer => Some(Value::Object(serde_json::Map::new())),
+                        (Label::Many, _) if info.field.keep => Some(Value::Null),
+                        (Label::One, Self::Leaf) if info.field.keep && info.field.pointer => Some(Value::Null),
+                        _ => None,
+                    };
+                    if let Some(zero) = zero {
+                        out.entry(*name).or_insert(zero);
+                    }
+                }
+                Value::Object(
+                    out.into_iter()
+                        .map(|(name, v)| {
+                            let v = self.child(&name).unwrap_or(Type::Open).normalized(&v);
+                            (name, v)
+                        })
+                        .collect(),
+                )
+            }
+            (Self::Many(info), Value::Array(list)) => list.iter().map(|v| element_of(info).normalized(v)).collect(),
+            (Self::Many(info), Value::Object(map)) => {
+                Value::Object(map.iter().map(|(name, v)| (name.clone(), element_of(info).normalized(v))).collect())
+            }
+            _ => value.clone(),
+        }
+    }
+
     /// The value that a missing key field of a list element stands for.
     pub fn key_default(self, name: &str) -> Option<Value> {
         match self {

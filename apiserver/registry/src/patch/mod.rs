@@ -7,20 +7,23 @@
 //! | [`strategic`](mod@strategic) | Kubernetes strategic merge patch |
 //! | [`apply`](mod@apply) | server-side apply |
 //! | [`managed`] | `metadata.managedFields`: what other writes do to ownership |
+//! | [`fields`] | sets of field paths and their `fieldsV1` form |
 //! | [`keys`] | list and merge keys of the built-in kinds, by schema path |
 
 pub mod apply;
+pub mod fields;
 pub mod json;
 pub mod keys;
 pub mod managed;
 pub mod merge;
 pub mod strategic;
+mod typed;
 
 use kontiki_base::Code;
 
-pub use apply::{ApplyError, ConflictCause, apply};
+pub use apply::{ApplyError, ConflictCause, apply, apply_as};
 pub use json::json;
-pub use managed::{Operation, update_managed};
+pub use managed::{Operation, Writer, update_managed};
 pub use merge::merge;
 pub use strategic::strategic;
 
