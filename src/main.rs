@@ -1,3 +1,72 @@
 //! `kontiki`: argument parsing and composition only.
 
-fn main() {}
+mod agent;
+mod cli;
+mod image;
+mod pki;
+mod server;
+mod status;
+mod store;
+mod telemetry;
+mod testbed;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use cli::{Cli, Command};
+
+/// Many small allocations that travel between threads: the system's allocator fragments under them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("error: cannot start threads: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        let (service, instance) = identity(&cli.command);
+        let _telemetry = telemetry::init(&cli.log, cli.otlp_endpoint.as_deref(), service, instance)?;
+        run(cli.command).await
+    });
+    // A blocking read of a terminal must not keep a finished program alive.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a process is called in traces.
+fn identity(command: &Command) -> (&'static str, &str) {
+    match command {
+        Command::Server(args) => ("kontiki-server", &args.member.name),
+        Command::Store(args) => ("kontiki-store", &args.member.name),
+        Command::Agent(args) => ("kontiki-agent", &args.name),
+        _ => ("kontiki", "cli"),
+    }
+}
+
+/// `false`: it ran, and what it looked at does not hold.
+async fn run(command: Command) -> anyhow::Result<bool> {
+    match command {
+        Command::Up(args) => up::run(&args).await?,
+        Command::Down(args) => up::down::run(&args).await?,
+        Command::Status(args) => status::run(&args).await?,
+        Command::Server(args) => server::run(*args).await?,
+        Command::Agent(args) => agent::run(*args).await?,
+        Command::Store(args) => store::run(*args).await?,
+        Command::Chaos(args) => return kontiki_chaos::cli::run(&args).await,
+        Command::Image(args) => image::run(args).await?,
+    }
+    Ok(true)
+}

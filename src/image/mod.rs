@@ -3,10 +3,12 @@
 //! Both contain the same static program (`demo/main.rs`), which the build script compiles with nothing but the standard library.
 
 pub mod archive;
+pub(crate) mod command;
 
 use std::io::{self, Write};
 
 use archive::{Image, ImageFile};
+pub(crate) use command::run;
 
 /// The demo image; `:2` is the same program under another tag that says so, for rolling updates.
 pub const DEMO_IMAGES: [&str; 2] = ["kontiki.dev/demo:1", "kontiki.dev/demo:2"];

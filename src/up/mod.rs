@@ -81,7 +81,7 @@ fn choose_runtime(wanted: Runtime) -> Result<&'static str> {
         (_, Ok(())) => Ok("cri"),
         (Runtime::Cri, Err(missing)) => bail!("no real pods on this machine: {missing}"),
         (Runtime::Auto, Err(missing)) => {
-            eprintln!("no real pods on this machine: {missing}. Running simulated nodes.");
+            eprintln!("no real pods on this machine, running simulated nodes: {}", missing.to_string().replace('\n', "; "));
             Ok("hollow")
         }
     }
@@ -136,6 +136,10 @@ async fn testbed(layout: &Layout, state: &State) -> Result<Testbed> {
     tokio::task::spawn_blocking(move || {
         let testbed = Testbed::plan(&dir, nodes)?;
         testbed.up()?;
+        // Nodes need the pause image for every pod, and there may be no registry: both images come out of this binary.
+        let archive = dir.join("images.tar");
+        crate::image::command::write(&archive)?;
+        testbed.import_image(&archive)?;
         Ok(testbed)
     })
     .await

@@ -65,7 +65,7 @@ fn server_spec(layout: &Layout, state: &State, ids: &Identities, server: &Server
     flag("data-dir", text(&layout.of(&server.name)));
     flag("listen-client", format!("127.0.0.1:{}", server.client));
     flag("listen-peer", format!("127.0.0.1:{}", server.peer));
-    flag("initial-cluster", list(state.servers.iter().map(|s| format!("{}=http://127.0.0.1:{}", s.name, s.peer))));
+    flag("initial-cluster", list(state.servers.iter().map(|s| format!("{}=https://127.0.0.1:{}", s.name, s.peer))));
     flag("listen-api", format!("{listen}:{}", server.api));
     flag("api-servers", list(state.servers.iter().map(|s| format!("https://127.0.0.1:{}", s.api))));
     flag("api-endpoints", list(state.servers.iter().map(|s| format!("{host}:{}", s.api))));

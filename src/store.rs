@@ -1,0 +1,96 @@
+//! `kontiki store`: the store alone, speaking etcd v3. And what `kontiki server` shares with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use kontiki_base::env::Env;
+use kontiki_proto::env::SystemEnv;
+use kontiki_store::server::{Store, StoreHandle};
+use kontiki_store::config::{StoreConfig, TlsOptions};
+use kontiki_store::raft::node::Timings;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::{MemberArgs, StoreArgs, TlsArgs};
+
+/// Runs the command until it is told to end.
+pub(crate) async fn run(args: StoreArgs) -> Result<()> {
+    let env: Arc<dyn Env> = Arc::new(SystemEnv::new());
+    let store = Store::start(config(&args.member, None, env)?).await.context("the store did not start")?;
+    tracing::info!(name = args.member.name, client = ?store.client_addr(), "serving etcd v3");
+    tokio::select! {
+        () = terminated() => {}
+        why = failed(&store) => bail!("the store stopped: {why}"),
+    }
+    store.shutdown().await;
+    Ok(())
+}
+
+/// Completes with the reason when the member has stopped by itself: a disk that fails, most likely.
+pub(crate) async fn failed(store: &StoreHandle) -> String {
+    let mut status = store.status();
+    match status.wait_for(|s| s.fatal.is_some()).await {
+        Ok(status) => status.fatal.clone().unwrap_or_default(),
+        Err(_) => "consensus ended".into(),
+    }
+}
+
+/// Completes on SIGTERM or Ctrl-C.
+pub(crate) async fn terminated() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        // Without signals the process ends by being killed, which it must survive anyway.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// What the member's flags say, checked.
+pub(crate) fn config(args: &MemberArgs, tls: Option<&TlsArgs>, env: Arc<dyn Env>) -> Result<StoreConfig> {
+    let mut initial_cluster: Vec<(String, Vec<String>)> = Vec::new();
+    for item in &args.initial_cluster {
+        let (name, url) = item.split_once('=').with_context(|| format!("--initial-cluster: {item:?} is not name=url"))?;
+        match initial_cluster.iter_mut().find(|(known, _)| known == name) {
+            Some((_, urls)) => urls.push(url.to_owned()),
+            None => initial_cluster.push((name.to_owned(), vec![url.to_owned()])),
+        }
+    }
+    let https = initial_cluster.iter().flat_map(|(_, urls)| urls).any(|url| url.starts_with("https://"));
+    let peer_tls = match (https, tls) {
+        (false, _) => None,
+        (true, Some(tls)) => Some(tls_options(tls)?),
+        (true, None) => bail!("--initial-cluster has https URLs, and there are no certificates: use http, or `kontiki server` with --cert"),
+    };
+    std::fs::create_dir_all(&args.data_dir).with_context(|| format!("cannot create {}", args.data_dir.display()))?;
+    let shortest = Duration::from_millis(args.election_timeout);
+    Ok(StoreConfig {
+        name: args.name.clone(),
+        data_dir: args.data_dir.join("store"),
+        listen_client: Some(args.listen_client),
+        advertise_client_urls: args.advertise_client_url.iter().cloned().collect(),
+        listen_peer: args.listen_peer,
+        initial_cluster,
+        cluster_token: args.initial_cluster_token.clone(),
+        join: false,
+        client_tls: None,
+        peer_tls,
+        timings: Timings {
+            heartbeat: Duration::from_millis(args.heartbeat_interval),
+            election: (shortest, shortest * 10 / 7),
+            ..Timings::default()
+        },
+        progress_every: Duration::from_secs(600),
+        env,
+    })
+}
+
+fn tls_options(tls: &TlsArgs) -> Result<TlsOptions> {
+    Ok(TlsOptions { cert: read(&tls.cert)?, key: read(&tls.key)?, client_ca: Some(read(&tls.ca)?) })
+}
+
+/// A file that must be there.
+pub(crate) fn read(path: &std::path::Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
