@@ -39,10 +39,6 @@ fn service_account(req: &Request<'_>, pod: &mut Value, account: Option<&Value>) 
     };
     put(pod, &["spec", "serviceAccountName"], json!(name));
     put(pod, &["spec", "serviceAccount"], json!(name));
-    let automount = pod["spec"]["automountServiceAccountToken"].as_bool().or(account["automountServiceAccountToken"].as_bool());
-    if automount.unwrap_or(true) {
-        mount_token(pod, req.suffix);
-    }
     let secrets = list_at(account, &["imagePullSecrets"]);
     if list_at(pod, &["spec", "imagePullSecrets"]).is_empty() && !secrets.is_empty() {
         put(pod, &["spec", "imagePullSecrets"], json!(secrets));
@@ -50,8 +46,14 @@ fn service_account(req: &Request<'_>, pod: &mut Value, account: Option<&Value>) 
     Ok(())
 }
 
-/// Adds the projected token volume, and mounts it where nothing is mounted yet.
-fn mount_token(pod: &mut Value, suffix: &str) {
+/// Gives a pod the projected volume with the token of its service account, and mounts it where nothing is mounted yet, unless pod or
+/// account say no. [`create`] does not do it: a pod that waits for a token that nobody issues never starts. A server that issues tokens
+/// calls this after `create`.
+pub fn mount_token(pod: &mut Value, account: &Value, suffix: &str) {
+    let automount = pod["spec"]["automountServiceAccountToken"].as_bool().or(account["automountServiceAccountToken"].as_bool());
+    if automount == Some(false) {
+        return;
+    }
     let lacks = |c: &Value| !list_at(c, &["volumeMounts"]).iter().any(|m| m["mountPath"] == TOKEN_PATH);
     let volume = format!("kube-api-access-{suffix}");
     let mut mounted = false;

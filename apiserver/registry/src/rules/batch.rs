@@ -49,6 +49,8 @@ fn own_selector(job: &mut Value) {
         labels.insert(key.into(), value.clone());
     }
     put(job, &["spec", "selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
+    // A job without labels takes those of its template, these included.
+    defaults::workload::job(job);
 }
 
 fn job(obj: &Value, e: &mut Errors) {
