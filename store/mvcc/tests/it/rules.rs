@@ -1,12 +1,13 @@
 //! etcd's rules for put, range, delete, lease and compaction, one by one.
 
+use std::ops::Bound;
+
 use bytes::Bytes;
 use kontiki_base::kv::{DeleteReq, KvError, PutReq, PutRes, RangeReq, SortOrder, SortTarget};
 use kontiki_base::{LeaseId, Revision};
-use std::ops::Bound;
-
 use kontiki_mvcc::{
-    Batch, Command, NEVER_COMPACTED, Progress, Reply, Revisions, Space, View, current, get_at, history, lease, previous, sweep, verify,
+    Batch, Command, NEVER_COMPACTED, Progress, Reply, Revisions, Space, View, current, get_at, hash_kv, history, lease, previous,
+    state_hash, sweep, verify,
 };
 
 use crate::util::{Store, all, brief, del, kv, one, put, put_leased, wire};
@@ -376,4 +377,23 @@ fn a_sweep_that_stops_within_the_compact_revision_looks_at_it_again_for_the_next
     while !slice(&mut store, 11).done {}
     let left = store.view.scan(Space::Kv, Bound::Unbounded, Bound::Unbounded, false).count();
     assert_eq!(left, 1, "only the last put can be read");
+}
+
+#[test]
+fn a_deletion_at_the_compact_revision_counts_in_the_hash() {
+    let hashes = |key: &'static str| {
+        let mut store = Store::default();
+        store.put(key, "");
+        store.delete(key);
+        store.ok(compact(3));
+        let before = (state_hash(&store.view).unwrap(), hash_kv(&store.view, Revision(0)).unwrap());
+        let mut batch = Batch::default();
+        assert_eq!(sweep(&store.view, 100, &mut batch).unwrap().removed, 1);
+        store.view.commit(batch);
+        assert_eq!((state_hash(&store.view).unwrap(), hash_kv(&store.view, Revision(0)).unwrap()), before);
+        before
+    };
+    let (a, b) = (hashes("a"), hashes("b"));
+    assert!(a.0 != b.0 && a.1.hash != b.1.hash);
+    assert_eq!((a.1.revision, a.1.compact), (Revision(3), Revision(3)));
 }
