@@ -2,7 +2,7 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use kontiki_base::Revision;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Where `resourceVersion` stands in the bytes of an object: offset and length of its digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,14 @@ pub(crate) fn encode(object: &mut Value) -> Bytes {
     }
     // Writing a `Value` to memory cannot fail: its keys are strings.
     serde_json::to_vec(object).map(Bytes::from).unwrap_or_default()
+}
+
+/// Takes empty maps and lists out of `metadata`: to say "none" and to say nothing is the same there, and one of the two is stored.
+pub(crate) fn tidy(object: &mut Value) {
+    let empty = |v: &Value| v.as_object().is_some_and(Map::is_empty) || v.as_array().is_some_and(Vec::is_empty);
+    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.retain(|_, v| !empty(v));
+    }
 }
 
 /// Sets `metadata.resourceVersion` of a tree.
@@ -166,6 +174,13 @@ mod tests {
         for bad in [&b""[..], b"[]", b"{}", b"{\"metadata\":1}", b"{\"a\":\"", b"k8s\0\x01", b"{\"a\" 1}"] {
             assert!(splice(bad, Revision::new(3)).is_none(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn empty_metadata_is_not_stored() {
+        let mut object = json!({"metadata": {"name": "a", "labels": {}, "finalizers": [], "generation": 0}, "data": {}});
+        tidy(&mut object);
+        assert_eq!(object, json!({"metadata": {"name": "a", "generation": 0}, "data": {}}));
     }
 
     #[test]

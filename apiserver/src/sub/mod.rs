@@ -68,6 +68,9 @@ pub(crate) fn finalizing<'a>(target: Target, given: Value) -> Update<'a> {
             }
         }
         kontiki_registry::val::copy(&mut new, &given, &["spec", "finalizers"]);
+        if kontiki_registry::val::list_at(&new, &["spec", "finalizers"]).is_empty() {
+            kontiki_registry::val::take(&mut new, &["spec", "finalizers"]);
+        }
         Ok(new)
     })
 }

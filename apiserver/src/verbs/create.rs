@@ -76,6 +76,7 @@ impl Core {
         let context =
             CreateCtx { uid: self.uid(), now: &now, user: &user.name, suffix: &suffix, namespace, field_manager: &options.manager };
         meta::prepare_create(row, &mut object, &context)?;
+        codec::tidy(&mut object);
         let target = Target::of(row, namespace, str_of(&object, "name"));
         super::managed::on_write(row, &mut object, None, options, None, &now);
         let value = codec::encode(&mut stored(row, object.clone()));

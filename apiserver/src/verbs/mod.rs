@@ -9,6 +9,7 @@ pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod list;
 pub(crate) mod managed;
+mod replay;
 pub(crate) mod transact;
 pub(crate) mod update;
 pub(crate) mod watch;

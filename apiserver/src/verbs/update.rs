@@ -112,6 +112,7 @@ impl Core {
         let gathered = self.gather(&request, &object, false).await?;
         meta::prepare_update(row, &mut object, old, sub.as_ref(), &now)?;
         gathered.update(&request, &mut object, old)?;
+        codec::tidy(&mut object);
         if *write != Write::Apply {
             let sub_name = sub.as_ref().map(|s| s.name.as_str());
             super::managed::on_write(row, &mut object, Some(old), options, sub_name, &now);

@@ -19,8 +19,8 @@ use crate::error::Result;
 const INITIAL_BATCH: usize = 256;
 /// How often an idle watch hears how far the store is.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
-/// Before a watch times out it hears so at these distances from the end.
-const LAST_BOOKMARKS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(1)];
+/// So long before a watch times out it hears a last time how far the store is.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 /// A watch without a timeout of its own lives between this long and twice as long.
 const LIFE: Duration = Duration::from_secs(1_800);
 
@@ -68,6 +68,8 @@ pub(crate) struct Watch {
     cursor: Cursor,
     ticks: watch::Receiver<(u64, Phase)>,
     present: VecDeque<Arc<Cached>>,
+    /// Changes from before the window, still to be delivered.
+    backlog: Vec<Arc<Change>>,
     /// The bookmark that ends the initial state is still due, with this revision.
     initial_end: Option<Revision>,
     /// Changes up to here are not wanted.
@@ -109,15 +111,22 @@ impl Core {
         self.not_older(quorum).await?;
         let applied = || self.hub.applied();
         let ticks = cache.subscribe();
-        let (revision, objects, mut cursor) = cache.snapshot_and_follow(&selection.prefix(), applied);
-        let mut after = revision;
+        let (label, objects, mut cursor) = cache.snapshot_and_follow(&selection.prefix(), applied);
+        let mut after = label;
+        let mut backlog = Vec::new();
         let mut present = VecDeque::new();
         match request.begin {
             Begin::State(_) => present = objects.into_iter().filter(|o| selection.matches(o)).collect(),
             Begin::Now => {}
             Begin::After(revision) => {
                 after = revision;
-                cursor = cache.follow(revision).map_err(|gone| too_old(revision, gone.floor))?;
+                match cache.follow(revision) {
+                    Ok(there) => cursor = there,
+                    Err(gone) => {
+                        let replayed = self.replay(&selection, revision, label).await;
+                        backlog = replayed.ok_or_else(|| too_old(revision, gone.floor))?;
+                    }
+                }
             }
         }
         let now = self.env.now_mono();
@@ -131,7 +140,8 @@ impl Core {
             cursor,
             ticks,
             present,
-            initial_end: (request.mark_end && wants_state).then_some(revision),
+            backlog,
+            initial_end: (request.mark_end && wants_state).then_some(label),
             after,
             bookmarks: request.bookmarks,
             next_bookmark: now,
@@ -156,6 +166,11 @@ impl Watch {
             }
             if self.over {
                 return None;
+            }
+            let backlog = std::mem::take(&mut self.backlog);
+            let items = self.visible(&backlog);
+            if !items.is_empty() {
+                return Some(items);
             }
             self.ticks.mark_unchanged();
             match self.cursor.step(|| self.core.hub.applied()) {
@@ -213,7 +228,7 @@ impl Watch {
     /// Once a minute, and shortly before the end.
     fn plan_bookmark(&mut self, now: Mono) {
         let left = self.ends.since(now);
-        let last = LAST_BOOKMARKS.iter().filter(|before| left > **before).map(|before| now.plus(left.saturating_sub(*before))).min();
+        let last = (left > LAST_BOOKMARK).then(|| now.plus(left.saturating_sub(LAST_BOOKMARK)));
         let regular = now.plus(BOOKMARK_EVERY);
         self.next_bookmark = match last {
             Some(last) => last.min(regular),

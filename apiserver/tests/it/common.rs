@@ -62,9 +62,14 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one and waits until it is ready and its bootstrap objects are there.
     pub(crate) async fn start() -> Self {
-        let pki = Pki::new();
-        let kv = LocalKv::new();
-        let handle = ApiServer::start(config(&pki, &kv)).await.unwrap();
+        let (pki, kv) = (Pki::new(), LocalKv::new());
+        let config = config(&pki, &kv);
+        Self::start_with(pki, kv, config).await
+    }
+
+    /// Starts one with a configuration of its own.
+    pub(crate) async fn start_with(pki: Pki, kv: LocalKv, config: ApiConfig) -> Self {
+        let handle = ApiServer::start(config).await.unwrap();
         let server = Self { handle, kv, pki };
         for _ in 0..200 {
             let ready = server.get("/readyz").await.0 == 200;

@@ -4,5 +4,6 @@ mod common;
 mod grpc;
 mod kubectl;
 mod lists;
+mod logs;
 mod verbs;
 mod watches;

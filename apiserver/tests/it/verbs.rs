@@ -199,6 +199,38 @@ async fn service_addresses_are_given_once() {
 }
 
 #[tokio::test]
+async fn some_kinds_are_created_by_put() {
+    let s = Server::start().await;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    let lease = json!({"metadata": {"name": "n1"}, "spec": {"holderIdentity": "n1", "leaseDurationSeconds": 40}});
+    let (code, made) = s.put(&format!("{leases}/n1"), &lease).await;
+    assert_eq!(code, 201, "{made}");
+    let (code, refused) = s.put(&format!("{leases}/n1"), &lease).await;
+    assert_eq!(code, 422, "a lease that is there wants its resource version: {refused}");
+    assert_eq!(s.put(&format!("{CM}/zz"), &cm("zz", "1")).await.0, 404);
+}
+
+#[tokio::test]
+async fn events_are_one_kind_in_two_versions() {
+    let s = Server::start().await;
+    let event = json!({
+        "metadata": {"name": "e"},
+        "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"},
+        "reason": "Started",
+        "message": "hello",
+        "type": "Normal",
+    });
+    let (code, made) = s.post("/api/v1/namespaces/default/events", &event).await;
+    assert_eq!(code, 201, "{made}");
+    let (code, other) = s.get("/apis/events.k8s.io/v1/namespaces/default/events/e").await;
+    assert_eq!((code, &other["regarding"]["name"], &other["note"]), (200, &json!("p"), &json!("hello")));
+    let (_, list) = s.get("/apis/events.k8s.io/v1/namespaces/default/events?fieldSelector=regarding.name%3Dp").await;
+    assert_eq!(list["items"][0]["apiVersion"], "events.k8s.io/v1");
+    let (_, none) = s.get("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dq").await;
+    assert_eq!(none["items"], json!([]));
+}
+
+#[tokio::test]
 async fn a_deposed_leader_cannot_write() {
     let s = Server::start().await;
     s.kv.set_leadership(Term::new(3), true);

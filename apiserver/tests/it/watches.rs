@@ -102,6 +102,27 @@ async fn too_old_is_told_within_the_stream() {
 }
 
 #[tokio::test]
+async fn what_the_cache_does_not_know_comes_from_history() {
+    let s = Server::start().await;
+    let (_, before) = s.get("/api/v1/namespaces").await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
+    let (code, made) = s.post(roles, &json!({"metadata": {"name": "r", "labels": {"l": "1"}}, "rules": []})).await;
+    assert_eq!(code, 201);
+    let (_, changed) = s.merge(&format!("{roles}/r"), &json!({"metadata": {"labels": {"l": "2"}}})).await;
+    s.delete(&format!("{roles}/r"), &Value::Null).await;
+    // Nobody has listed roles so far: their cache begins here, after all of this.
+    let mut all = s.watch(&format!("{roles}?watch=1&resourceVersion={}", rv(&before))).await;
+    assert_eq!(all.event().await, ("ADDED".into(), "r".into(), rv(&made)));
+    assert_eq!(all.event().await, ("MODIFIED".into(), "r".into(), rv(&changed)));
+    assert_eq!(all.event().await.0, "DELETED");
+    let mut some = s.watch(&format!("{roles}?watch=1&labelSelector=l%3D1&resourceVersion={}", rv(&before))).await;
+    assert_eq!(some.event().await.0, "ADDED");
+    assert_eq!(some.event().await, ("DELETED".into(), "r".into(), rv(&changed)));
+    let (_, live) = s.post(roles, &json!({"metadata": {"name": "q"}, "rules": []})).await;
+    assert_eq!(all.event().await, ("ADDED".into(), "q".into(), rv(&live)), "and then it goes on");
+}
+
+#[tokio::test]
 async fn one_object_alone_is_watched_by_name() {
     let s = Server::start().await;
     let at = create(&s, "a", "1").await;
