@@ -131,6 +131,16 @@ impl PodRuntime for CriRuntime {
         })
     }
 
+    fn network_config_dir(&self) -> Answer<'_, Option<PathBuf>> {
+        Box::pin(async move {
+            let reply =
+                self.runtime().status(timed(wire::StatusRequest { verbose: true }, READ_TIMEOUT)).await.map_err(error)?.into_inner();
+            // containerd shows its configuration, as JSON inside the map; other runtimes keep their directory to themselves.
+            let config = reply.info.get("config").and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+            Ok(config.and_then(|c| c["cni"]["confDir"].as_str().map(PathBuf::from)))
+        })
+    }
+
     fn list_sandboxes<'a>(&'a self, pod_uid: Option<&'a str>) -> Answer<'a, Vec<wire::PodSandbox>> {
         Box::pin(async move {
             let filter = wire::PodSandboxFilter { label_selector: pod_selector(pod_uid), ..Default::default() };

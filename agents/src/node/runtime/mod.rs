@@ -1,12 +1,12 @@
 //! The seam to what runs pods: verbs in the shape of the Container Runtime Interface, so that one sync loop drives every runtime.
 //!
 //! [`cri`] speaks to containerd or CRI-O over a unix socket; [`hollow`] simulates pods for thousands of nodes in one process. The laws
-//! that both keep are in `suite`.
+//! that both keep are in `suite` (with the feature of that name).
 
 pub mod cri;
 pub mod hollow;
-#[cfg(test)]
-mod suite;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -160,6 +160,11 @@ pub trait PodRuntime: Send + Sync + 'static {
 
     /// The range that pod addresses come from. Runtimes with a network configuration of their own ignore it.
     fn set_pod_cidr<'a>(&'a self, cidr: &'a str) -> Answer<'a, ()>;
+
+    /// Where the runtime reads its network configuration, if the agent is to write one.
+    fn network_config_dir(&self) -> Answer<'_, Option<PathBuf>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 
     /// All sandboxes, stopped ones too; with a uid, those of one pod.
     fn list_sandboxes<'a>(&'a self, pod_uid: Option<&'a str>) -> Answer<'a, Vec<wire::PodSandbox>>;
