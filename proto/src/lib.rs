@@ -5,25 +5,25 @@ pub mod env;
 pub mod etcd;
 
 /// Generated: `kontiki.api.v1`, the native gRPC door.
-#[allow(missing_docs, clippy::all, unreachable_pub)]
+#[allow(missing_docs, clippy::all, clippy::too_many_lines, unreachable_pub)]
 pub mod api {
     tonic::include_proto!("kontiki.api.v1");
 }
 
 /// Generated: `kontiki.node.v1`, the session between node agents and servers.
-#[allow(missing_docs, clippy::all, unreachable_pub)]
+#[allow(missing_docs, clippy::all, clippy::too_many_lines, unreachable_pub)]
 pub mod node {
     tonic::include_proto!("kontiki.node.v1");
 }
 
 /// Generated: `runtime.v1`, the Container Runtime Interface.
-#[allow(missing_docs, clippy::all, unreachable_pub)]
+#[allow(missing_docs, clippy::all, clippy::too_many_lines, unreachable_pub)]
 pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
 
 /// Generated: `kontiki.peer.v1`, the members among themselves.
-#[allow(missing_docs, clippy::all, unreachable_pub)]
+#[allow(missing_docs, clippy::all, clippy::too_many_lines, unreachable_pub)]
 pub mod peer {
     tonic::include_proto!("kontiki.peer.v1");
 }
