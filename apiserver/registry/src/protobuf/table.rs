@@ -218,10 +218,10 @@ fn parse(fields: &'static str, quirks: &'static str, presence: &'static str) -> 
     let named = rows(fields).map(|r| (r[0], r[1]));
     let held = rows(fields).map(|r| type_name(r[0], r[4], r[5]).1).filter(|(_, name)| scalar_kind(name).is_none());
     for key in named.chain(held) {
-        if !index.contains_key(&key) {
-            index.insert(key, MessageId(u16::try_from(messages.len()).expect("a few hundred messages")));
+        index.entry(key).or_insert_with(|| {
             messages.push(Message { package: key.0, name: key.1, shape: shape_of(key.0, key.1), fields: Vec::new() });
-        }
+            MessageId(u16::try_from(messages.len() - 1).expect("a few hundred messages"))
+        });
     }
     let go: BTreeMap<_, _> = rows(presence).map(|r| ((r[0], r[1], r[2]), r[4])).collect();
     let odd: BTreeMap<_, _> = rows(quirks).filter(|r| r[3] != "-").map(|r| ((package_of_path(r[1]), r[2], r[3]), (r[0], r[5]))).collect();

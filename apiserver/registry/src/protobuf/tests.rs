@@ -155,7 +155,7 @@ impl Maker<'_> {
             Shape::Duration => json!(crate::times::format_go_duration(self.word() as i64)),
             Shape::Quantity => json!(format!("{}m", self.word() % 1000 + 1)),
             Shape::IntOrString => {
-                if self.word() % 2 == 0 {
+                if self.word().is_multiple_of(2) {
                     json!(1 + (self.word() % 100) as i32)
                 } else {
                     json!("25%")
@@ -163,7 +163,7 @@ impl Maker<'_> {
             }
             Shape::RawJson => json!({"f:a": {}, "n": self.word() % 9}),
             Shape::Items => json!(["x", "y"]),
-            Shape::SchemaOrBool => json!(self.word() % 2 == 0),
+            Shape::SchemaOrBool => json!(self.word().is_multiple_of(2)),
             Shape::SchemaOrArray => json!([{"type": "string"}]),
             Shape::SchemaOrStrings => json!(["p"]),
         }
@@ -187,7 +187,8 @@ impl Maker<'_> {
                 (Label::Map, _) => false,
             };
             let value_shape = !field.pointer && matches!(shape, Some(Shape::IntOrString | Shape::Duration | Shape::Quantity));
-            if !kept && !(value_shape && field.label == Label::One) && (depth > 2 || self.word() % u64::from(3 + depth * 2) != 0) {
+            let always = kept || (value_shape && field.label == Label::One);
+            if !always && (depth > 2 || !self.word().is_multiple_of(u64::from(3 + depth * 2))) {
                 continue;
             }
             if let Some(value) = self.field(field, depth) {
