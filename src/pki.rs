@@ -50,7 +50,8 @@ impl Authority {
         }
         let key = KeyPair::from_pem(&fs::read_to_string(&key_path)?).with_context(|| format!("{} is not a key", key_path.display()))?;
         let pem = fs::read_to_string(&cert_path)?;
-        let issuer = Issuer::from_ca_cert_pem(&pem, key).with_context(|| format!("{} is not a certificate authority", cert_path.display()))?;
+        let issuer =
+            Issuer::from_ca_cert_pem(&pem, key).with_context(|| format!("{} is not a certificate authority", cert_path.display()))?;
         Ok(Self { dir: dir.to_path_buf(), issuer })
     }
 

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use kontiki_agents::metrics::Metrics;
-use kontiki_agents::session::{self, Liveness, SessionConfig};
-use kontiki_agents::{ApiConfig as ClientConfig, Controllers, ControllersConfig};
-use kontiki_apiserver::config::{ApiConfig, ClientIdentity, ServiceCidr, TlsConfig};
-use kontiki_apiserver::{ApiHandle, ApiServer};
+use kontiki_agents::session::{self, Caller as SessionCaller, Liveness, SessionConfig};
+use kontiki_agents::{ApiConfig as ClientConfig, Caches, Controllers, ControllersConfig};
+use kontiki_apiserver::{ApiConfig, ClientIdentity, ServiceCidr, TlsConfig};
+use kontiki_apiserver::{ApiHandle, ApiServer, Caller};
 use kontiki_base::Term;
 use kontiki_base::env::Env;
+use kontiki_control::world::Settings;
 use kontiki_proto::env::SystemEnv;
 use kontiki_store::raft::{RaftStatus, Role};
 use kontiki_store::server::Store;
@@ -33,29 +34,24 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let env: Arc<dyn Env> = Arc::new(SystemEnv::new());
     let store = Store::start(config(&args.member, Some(&args.tls), env.clone())?).await.context("the store did not start")?;
     let leadership = leadership(store.status());
-    let liveness = Arc::new(Liveness::default());
-    let metrics = Arc::new(Metrics::default());
+    let liveness = Arc::new(Liveness::new(env.clone()));
     let client = client(&args)?;
+    let root_ca = String::from_utf8(read(&args.tls.ca)?).context("the certificate authority is not PEM")?;
+    let settings = Settings { root_ca_pem: root_ca, ..Settings::default() };
+    let caches = Caches::new(&client, env.clone(), Arc::new(Metrics::default()), settings)?;
     let sessions = session::service(SessionConfig {
-        api: client.clone(),
+        caches: caches.clone(),
         leadership: leadership.clone(),
         liveness: liveness.clone(),
-        env: env.clone(),
-        metrics: metrics.clone(),
-        server_name: args.member.name.clone(),
+        peers: client,
+        server: args.member.name.clone(),
+        authorize: Arc::new(authorize),
     })?;
     let api = api_config(&args, store.kv(), env.clone(), tonic::service::Routes::new(sessions).into_axum_router())?;
     let api: ApiHandle = ApiServer::start(api).await.context("the API server did not start")?;
-    let controllers = ControllersConfig {
-        api: client,
-        leadership,
-        env,
-        metrics,
-        liveness,
-        root_ca_pem: String::from_utf8(read(&args.tls.ca)?).context("the certificate authority is not PEM")?,
-        workers: WORKERS,
-    };
     let (stop, stopped) = watch::channel(false);
+    let following = tokio::spawn(caches.clone().run(until(stopped.clone())));
+    let controllers = ControllersConfig { caches, leadership, liveness, workers: WORKERS };
     let mut controllers = tokio::spawn(Controllers::run(controllers, until(stopped)));
     let outcome = tokio::select! {
         () = terminated() => Ok(()),
@@ -69,9 +65,22 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     if !controllers.is_finished() {
         let _ = tokio::time::timeout(GOODBYE, controllers).await;
     }
+    let _ = tokio::time::timeout(GOODBYE, following).await;
     api.shutdown().await;
     store.shutdown().await;
     outcome
+}
+
+/// Who may open a node session or relay heartbeats: the node itself, and servers.
+fn authorize(extensions: &tonic::Extensions, claimed: SessionCaller<'_>) -> Result<(), String> {
+    let Some(Caller(user)) = extensions.get::<Caller>() else { return Err("nobody said who they are".into()) };
+    let server = user.groups.iter().any(|group| group == "system:masters");
+    match claimed {
+        SessionCaller::Node(name) if server || user.name == format!("system:node:{name}") => Ok(()),
+        SessionCaller::Server if server => Ok(()),
+        SessionCaller::Node(name) => Err(format!("{} is not node {name}", user.name)),
+        SessionCaller::Server => Err(format!("{} is not a server", user.name)),
+    }
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {
@@ -104,7 +113,7 @@ fn client(args: &ServerArgs) -> Result<ClientConfig> {
     Ok(ClientConfig { endpoints, ca_pem: read(ca)?, cert_pem: read(cert)?, key_pem: read(key)? })
 }
 
-fn api_config(args: &ServerArgs, kv: Arc<dyn kontiki_base::kv::Kv>, env: Arc<dyn Env>, sessions: tonic::codegen::Router) -> Result<ApiConfig> {
+fn api_config(args: &ServerArgs, kv: Arc<dyn kontiki_base::kv::Kv>, env: Arc<dyn Env>, sessions: axum::Router) -> Result<ApiConfig> {
     let TlsArgs { ca, cert, key } = &args.tls;
     let (ca_pem, cert_pem, key_pem) = (read(ca)?, read(cert)?, read(key)?);
     Ok(ApiConfig {

@@ -62,10 +62,19 @@ async fn members(state: &State, problems: &mut Vec<String>) {
             Ok(a) => {
                 let leads = a.header.as_ref().is_some_and(|h| h.member_id == a.leader) && a.leader != 0;
                 leaders += usize::from(leads);
-                let role = if leads { "leader" } else if a.is_learner { "learner" } else { "follower" };
+                let role = if leads {
+                    "leader"
+                } else if a.is_learner {
+                    "learner"
+                } else {
+                    "follower"
+                };
                 let lag = top.saturating_sub(a.raft_applied_index);
                 let size = format!("{:.1} MB", a.db_size as f64 / 1e6);
-                println!("{:<10} {:>7} {role:<9} {:>6} {:>10} {lag:>6} {size:>10}", server.name, server.pid, a.raft_term, a.raft_applied_index);
+                println!(
+                    "{:<10} {:>7} {role:<9} {:>6} {:>10} {lag:>6} {size:>10}",
+                    server.name, server.pid, a.raft_term, a.raft_applied_index
+                );
                 if lag > LAG {
                     problems.push(format!("{} is {lag} entries behind", server.name));
                 }

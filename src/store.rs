@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use kontiki_base::env::Env;
 use kontiki_proto::env::SystemEnv;
-use kontiki_store::server::{Store, StoreHandle};
-use kontiki_store::config::{StoreConfig, TlsOptions};
+use kontiki_store::config::StoreConfig;
+use kontiki_store::net::PeerTls;
 use kontiki_store::raft::node::Timings;
+use kontiki_store::server::{Store, StoreHandle};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{MemberArgs, StoreArgs, TlsArgs};
@@ -60,7 +61,7 @@ pub(crate) fn config(args: &MemberArgs, tls: Option<&TlsArgs>, env: Arc<dyn Env>
     let https = initial_cluster.iter().flat_map(|(_, urls)| urls).any(|url| url.starts_with("https://"));
     let peer_tls = match (https, tls) {
         (false, _) => None,
-        (true, Some(tls)) => Some(tls_options(tls)?),
+        (true, Some(tls)) => Some(peer_tls(tls)?),
         (true, None) => bail!("--initial-cluster has https URLs, and there are no certificates: use http, or `kontiki server` with --cert"),
     };
     std::fs::create_dir_all(&args.data_dir).with_context(|| format!("cannot create {}", args.data_dir.display()))?;
@@ -86,8 +87,8 @@ pub(crate) fn config(args: &MemberArgs, tls: Option<&TlsArgs>, env: Arc<dyn Env>
     })
 }
 
-fn tls_options(tls: &TlsArgs) -> Result<TlsOptions> {
-    Ok(TlsOptions { cert: read(&tls.cert)?, key: read(&tls.key)?, client_ca: Some(read(&tls.ca)?) })
+fn peer_tls(tls: &TlsArgs) -> Result<PeerTls> {
+    Ok(PeerTls { ca_pem: read(&tls.ca)?, cert_pem: read(&tls.cert)?, key_pem: read(&tls.key)? })
 }
 
 /// A file that must be there.

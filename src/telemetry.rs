@@ -15,7 +15,8 @@ pub(crate) struct Telemetry(Option<SdkTracerProvider>);
 
 /// Starts logging, and tracing to `otlp_endpoint`. Must be called within a tokio runtime when there is an endpoint.
 pub(crate) fn init(filter: &str, otlp_endpoint: Option<&str>, service: &str, instance: &str) -> Result<Telemetry> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?}: not a log filter; try `info` or `kontiki_store=debug`"))?;
+    let filter =
+        EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?}: not a log filter; try `info` or `kontiki_store=debug`"))?;
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter);
     let Some(endpoint) = otlp_endpoint else {
         tracing_subscriber::registry().with(logs).init();

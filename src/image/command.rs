@@ -25,7 +25,11 @@ fn demo(output: &Path, data_dir: &Path) -> Result<()> {
         Some(state) => {
             let testbed = Testbed::plan(&Layout::open(data_dir)?.dir, state.nodes.len())?;
             testbed.import_image(output)?;
-            println!("imported on {} nodes; try: kubectl create deployment web --image={} --replicas=3 --port=8080", state.nodes.len(), DEMO_IMAGES[0]);
+            println!(
+                "imported on {} nodes; try: kubectl create deployment web --image={} --replicas=3 --port=8080",
+                state.nodes.len(),
+                DEMO_IMAGES[0]
+            );
         }
         None => println!("not imported: no cluster with real nodes runs in {} (simulated nodes take any image)", data_dir.display()),
     }

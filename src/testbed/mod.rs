@@ -26,7 +26,7 @@ use std::process::Command;
 
 pub use exec::TestbedError;
 pub use plan::{NodePlan, Plan};
-pub use preflight::{Missing, Need, preflight};
+pub use preflight::preflight;
 
 /// A running or planned set of nodes.
 #[derive(Clone, Debug)]

@@ -112,9 +112,14 @@ impl Layout {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
         };
-        let state: State = serde_json::from_str(&text).with_context(|| format!("{} is damaged; remove it to start afresh", path.display()))?;
+        let state: State =
+            serde_json::from_str(&text).with_context(|| format!("{} is damaged; remove it to start afresh", path.display()))?;
         if state.version != STATE_VERSION {
-            bail!("{} was written by another version of kontiki (format {}, this one knows {STATE_VERSION})", path.display(), state.version);
+            bail!(
+                "{} was written by another version of kontiki (format {}, this one knows {STATE_VERSION})",
+                path.display(),
+                state.version
+            );
         }
         Ok(Some(state))
     }

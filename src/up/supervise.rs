@@ -50,7 +50,8 @@ impl Book {
     }
 
     /// The state as it is now.
-    pub(crate) fn state(&self) -> State {
+    #[cfg(test)]
+    fn state(&self) -> State {
         self.state.lock().expect("no holder of this lock panics").clone()
     }
 
@@ -75,7 +76,7 @@ pub(crate) async fn keep(spec: Spec, book: Book, mut stop: watch::Receiver<bool>
                 let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
                 tracing::warn!(child = spec.name, pid, status, log = %spec.log.display(), "child ended; restarting");
             }
-            _ = stop.wait_for(|stop| *stop) => {
+            () = told(&mut stop) => {
                 end(&mut child, pid).await;
                 book.record(&spec.name, 0)?;
                 return Ok(());
@@ -84,10 +85,15 @@ pub(crate) async fn keep(spec: Spec, book: Book, mut stop: watch::Receiver<bool>
         pause = if started.elapsed() > HEALTHY { RESTART_MIN } else { (pause * 2).min(RESTART_MAX) };
         tokio::select! {
             () = sleep(pause) => {}
-            _ = stop.wait_for(|stop| *stop) => {}
+            () = told(&mut stop) => {}
         }
     }
     Ok(())
+}
+
+/// Completes when `stop` is true, or nobody is left to say so.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 fn start(spec: &Spec) -> Result<Child> {
@@ -117,11 +123,7 @@ mod tests {
     use super::*;
 
     fn spec(dir: &std::path::Path, script: &str) -> Spec {
-        Spec {
-            name: "server-1".into(),
-            command: vec!["/bin/sh".into(), "-c".into(), script.into()],
-            log: dir.join("log/server-1.log"),
-        }
+        Spec { name: "server-1".into(), command: vec!["/bin/sh".into(), "-c".into(), script.into()], log: dir.join("log/server-1.log") }
     }
 
     #[tokio::test]
