@@ -42,14 +42,14 @@ pub(super) fn watch(row: Arc<Row>, watch: Watch) -> Answers<api::WatchResponse> 
 }
 
 fn responses(row: &Row, items: &[Item]) -> Vec<api::WatchResponse> {
+    let same = |item: &Item, next: &Item| match (item, next) {
+        (Item::Change(_, a), Item::Change(_, b)) => a.revision == b.revision,
+        _ => false,
+    };
     let mut out: Vec<api::WatchResponse> = items.iter().map(|item| response(row, item)).collect();
-    for i in 1..out.len() {
-        let (before, after) = out.split_at_mut(i);
-        if let (Some(before), Some(after)) = (before.last_mut(), after.first())
-            && matches!(items[i], Item::Change(..))
-            && before.revision == after.revision
-        {
-            before.revision -= 1;
+    for (answer, pair) in out.iter_mut().zip(items.windows(2)) {
+        if same(&pair[0], &pair[1]) {
+            answer.revision -= 1;
         }
     }
     out

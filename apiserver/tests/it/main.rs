@@ -1,5 +1,7 @@
 //! The API server from outside: real TLS, both doors, the real state machine in memory.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 mod grpc;
 mod kubectl;
