@@ -118,3 +118,89 @@ fn go_text(value: &serde_json::Value) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kontiki_base::object::Gvk;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// JSON made of the words that mean something to a patch.
+    fn odd_json() -> impl Strategy<Value = Value> {
+        let word = prop_oneof![
+            Just("$patch"),
+            Just("$retainKeys"),
+            Just("$setElementOrder/containers"),
+            Just("$deleteFromPrimitiveList/finalizers"),
+            Just("delete"),
+            Just("replace"),
+            Just("spec"),
+            Just("containers"),
+            Just("name"),
+            Just("ports"),
+            Just("containerPort"),
+            Just("metadata"),
+            Just("finalizers"),
+            Just("managedFields"),
+            Just("apiVersion"),
+            Just("kind"),
+            Just("op"),
+            Just("path"),
+            Just("v1"),
+            Just("Pod"),
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            (-2..3i64).prop_map(Value::from),
+            word.clone().prop_map(Value::from)
+        ];
+        leaf.prop_recursive(5, 40, 5, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map(word.clone().prop_map(str::to_owned), inner, 0..5)
+                    .prop_map(|m| Value::Object(m.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Any patch on any document is an answer or an error.
+        #[test]
+        fn patches_are_total(doc in odd_json(), patch in odd_json(), manager in "[a-b]") {
+            let gvk = Gvk::from_api_version("v1", "Pod");
+            let _ = strategic(&doc, &patch, &gvk);
+            let _ = json(&doc, &patch);
+            let _ = merge(&doc, &patch);
+            let mut applied = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}});
+            applied["spec"] = patch.clone();
+            let _ = apply(Some(&doc), &applied, &gvk, &manager, true, "2026-01-01T00:00:00Z");
+            let mut new = patch;
+            update_managed(Some(&doc), &mut new, &gvk, &manager, Operation::Update, "", "2026-01-01T00:00:00Z");
+        }
+
+        /// Applying the same intent twice is applying it once, and what was applied is there.
+        #[test]
+        fn apply_is_idempotent(names in proptest::collection::btree_set("[a-e]", 0..4), images in proptest::collection::vec("[x-z]", 4), live in proptest::collection::btree_set("[a-e]", 0..4)) {
+            let gvk = Gvk::from_api_version("v1", "Pod");
+            let pod = |names: &std::collections::BTreeSet<String>, image: &dyn Fn(usize) -> String| {
+                let containers: Vec<_> = names.iter().enumerate().map(|(i, n)| json!({"name": n, "image": image(i)})).collect();
+                json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": containers}})
+            };
+            let base = apply(None, &pod(&live, &|_| "base".into()), &gvk, "first", false, "2026-01-01T00:00:00Z").unwrap();
+            let intent = pod(&names, &|i| images[i].clone());
+            let once = apply(Some(&base), &intent, &gvk, "second", true, "2026-01-01T00:00:01Z").unwrap();
+            let twice = apply(Some(&once), &intent, &gvk, "second", false, "2026-01-01T00:00:02Z").unwrap();
+            prop_assert_eq!(&twice, &once);
+            let have = once["spec"]["containers"].as_array().cloned().unwrap_or_default();
+            prop_assert_eq!(have.len(), live.union(&names).count());
+            for wanted in intent["spec"]["containers"].as_array().unwrap() {
+                prop_assert!(have.contains(wanted));
+            }
+        }
+    }
+}
