@@ -1,28 +1,29 @@
 //! A whole store member, composed: consensus below, services above, one port for clients and one for the other members.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use kontiki_base::BoxFuture;
 use kontiki_base::env::{Env, Task};
-use kontiki_base::ids::Revision;
-use kontiki_base::kv::Kv;
+use kontiki_base::ids::{MemberId, Revision};
+use kontiki_base::kv::{Kv, KvError};
 use kontiki_mvcc::View;
 
 use crate::config::StoreConfig;
 use crate::engine::Engine;
 use crate::error::StoreError;
 use crate::expiry::LeaseClock;
-use crate::http::Door;
+use crate::http::{Bound, Door};
 use crate::kv::LocalStoreKv;
 use crate::lease::{Desk, Leases};
 use crate::metrics::Metrics;
 use crate::net::{PeerServerHandle, TonicPeerNet};
 use crate::propose::Proposer;
 use crate::raft::node::{InitialMember, RaftConfig, RaftNode, Storage};
-use crate::raft::{AppliedBatch, ApplySink, Consensus, LeaderDesk, RaftStatus};
+use crate::raft::{AppliedBatch, ApplySink, Consensus, LeaderDesk, Member, RaftStatus};
 use crate::read::{Reader, Views, Workers};
-use crate::service::Service;
+use crate::service::{Roster, Service};
 use crate::watch::Hub;
 use crate::watch::hub::{HubLimits, Tip};
 
@@ -71,9 +72,9 @@ pub struct StoreHandle {
     door: Option<Door>,
     peers: PeerServerHandle,
     tasks: Vec<Task>,
+    engine: Weak<dyn Engine>,
 }
 
-#[cfg(any())]
 impl Store {
     /// Opens or makes the member, and starts to serve. Returns before a leader is known. Must be called inside a tokio runtime.
     ///
@@ -81,33 +82,48 @@ impl Store {
     /// [`StoreError`]; nothing is left running then.
     pub async fn start(config: StoreConfig) -> Result<StoreHandle, StoreError> {
         config.check()?;
+        let bound = match config.listen_client {
+            None => None,
+            Some(listen) => Some(Bound::new(listen, config.client_tls.as_ref()).await?),
+        };
         let metrics = Arc::new(Metrics::default());
-        let hub = Hub::new(
-            HubLimits::default(),
-            Tip { revision: kontiki_mvcc::EMPTY, compact: kontiki_mvcc::NEVER_COMPACTED },
-            Arc::clone(&metrics),
-        );
+        let empty = Tip { revision: kontiki_mvcc::EMPTY, compact: kontiki_mvcc::NEVER_COMPACTED };
+        let hub = Hub::new(HubLimits::default(), empty, Arc::clone(&metrics));
         let clock = Arc::new(LeaseClock::default());
         let sink = Arc::new(Sinks { hub: Arc::clone(&hub), clock: Arc::clone(&clock), env: Arc::clone(&config.env) });
-        let node = RaftNode::start(raft_config(&config, sink)).await?;
-        let peers = crate::net::serve(config.listen_peer, config.peer_tls.as_ref(), node.handler())
-            .await
-            .map_err(|error| StoreError::Listen { addr: config.listen_peer.to_string(), why: error.to_string() })?;
-        let views: Arc<dyn Views> = Arc::new(EngineViews(node.engine()));
-        hub.prime(tip_of(&*views)?);
-        let (service, desk, tasks) = compose(&config, Arc::clone(&node) as Arc<dyn Consensus>, views, hub, clock, metrics);
-        node.set_desk(desk);
-        let door = match config.listen_client {
-            None => None,
-            Some(listen) => {
-                let router = crate::http::router(&service);
-                Some(Door::open(listen, config.client_tls.as_ref(), router, Arc::clone(&config.env)).await?)
+        let node = RaftNode::start(raft_config(&config, bound.as_ref().map(|bound| bound.addr), sink)).await?;
+        match serve(&config, &node, bound, hub, clock, metrics).await {
+            Ok(handle) => Ok(handle),
+            Err(error) => {
+                node.shutdown().await;
+                Err(error)
             }
-        };
-        let client = door.as_ref().map(|door| tracing::field::display(door.addr));
-        tracing::info!(name = config.name, client, "ready to serve client requests");
-        Ok(StoreHandle { service, env: config.env, door, peers, tasks })
+        }
     }
+}
+
+/// Serves a node that has started.
+async fn serve(
+    config: &StoreConfig,
+    node: &Arc<RaftNode>,
+    bound: Option<Bound>,
+    hub: Arc<Hub>,
+    clock: Arc<LeaseClock>,
+    metrics: Arc<Metrics>,
+) -> Result<StoreHandle, StoreError> {
+    let views: Arc<dyn Views> = Arc::new(EngineViews(node.engine()));
+    hub.prime(tip_of(&*views)?);
+    let peers = crate::net::serve(config.listen_peer, config.peer_tls.as_ref(), node.handler())
+        .await
+        .map_err(|error| StoreError::Listen { addr: config.listen_peer.to_string(), why: error.to_string() })?;
+    let parts = Parts { consensus: Arc::clone(node) as Arc<dyn Consensus>, roster: Arc::clone(node) as Arc<dyn Roster>, views };
+    let (service, desk, tasks) = compose(config, parts, hub, clock, metrics);
+    node.set_desk(desk);
+    let door = bound.map(|bound| bound.open(crate::http::router(&service), &config.env));
+    let client = door.as_ref().map(|door| tracing::field::display(door.addr));
+    tracing::info!(name = config.name, client, "ready to serve client requests");
+    let engine = Arc::downgrade(&node.engine());
+    Ok(StoreHandle { service, env: Arc::clone(&config.env), door, peers, tasks, engine })
 }
 
 fn tip_of(views: &dyn Views) -> Result<Tip, StoreError> {
@@ -115,8 +131,8 @@ fn tip_of(views: &dyn Views) -> Result<Tip, StoreError> {
     Ok(Tip { revision: now.revision, compact: now.compact })
 }
 
-fn raft_config(config: &StoreConfig, sink: Arc<dyn ApplySink>) -> RaftConfig {
-    let client_urls = |name: &str| if name == config.name { advertised(config) } else { Vec::new() };
+fn raft_config(config: &StoreConfig, client: Option<SocketAddr>, sink: Arc<dyn ApplySink>) -> RaftConfig {
+    let client_urls = |name: &str| if name == config.name { advertised(config, client) } else { Vec::new() };
     let mut initial_cluster: Vec<InitialMember> = config
         .initial_cluster
         .iter()
@@ -145,8 +161,8 @@ fn raft_config(config: &StoreConfig, sink: Arc<dyn ApplySink>) -> RaftConfig {
 }
 
 /// What clients are told to connect to.
-fn advertised(config: &StoreConfig) -> Vec<String> {
-    match config.listen_client {
+fn advertised(config: &StoreConfig, client: Option<SocketAddr>) -> Vec<String> {
+    match client {
         Some(listen) if config.advertise_client_urls.is_empty() => {
             let scheme = if config.client_tls.is_some() { "https" } else { "http" };
             vec![format!("{scheme}://{listen}")]
@@ -155,15 +171,32 @@ fn advertised(config: &StoreConfig) -> Vec<String> {
     }
 }
 
+/// What a node offers.
+struct Parts {
+    consensus: Arc<dyn Consensus>,
+    roster: Arc<dyn Roster>,
+    views: Arc<dyn Views>,
+}
+
+impl Roster for RaftNode {
+    fn remove_learner(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>> {
+        Self::remove_learner(self, id)
+    }
+
+    fn update(&self, member: Member) -> BoxFuture<'static, Result<(), KvError>> {
+        self.update_member(member)
+    }
+}
+
 /// Puts the parts together that stand over consensus.
 fn compose(
     config: &StoreConfig,
-    consensus: Arc<dyn Consensus>,
-    views: Arc<dyn Views>,
+    parts: Parts,
     hub: Arc<Hub>,
     clock: Arc<LeaseClock>,
     metrics: Arc<Metrics>,
 ) -> (Arc<Service>, Arc<dyn LeaderDesk>, Vec<Task>) {
+    let Parts { consensus, roster, views } = parts;
     let env = Arc::clone(&config.env);
     let (election, timeout) = (config.timings.election.1, config.timings.request);
     let (proposer, proposing) = Proposer::start(Arc::clone(&consensus), Arc::clone(&env), Arc::clone(&metrics), timeout);
@@ -183,7 +216,7 @@ fn compose(
     let tasks = vec![proposing, hub.run(&*env), leases.run(), count_leaders(&*env, consensus.status(), Arc::clone(&metrics))];
     let status = consensus.status();
     let progress_every = config.progress_every;
-    let service = Service { proposer, reader, hub, leases, consensus, views, env, metrics, election, progress_every, status };
+    let service = Service { proposer, reader, hub, leases, consensus, roster, views, env, metrics, election, progress_every, status };
     (Arc::new(service), desk, tasks)
 }
 
@@ -228,14 +261,26 @@ impl StoreHandle {
         &self.service
     }
 
-    /// Stops: lets clients finish what is under way, ends watches, then consensus, then the files.
+    /// Stops: lets clients finish what is under way, ends watches, then consensus, then the files. Whoever still holds [`StoreHandle::kv`] or
+    /// a watch keeps the files open.
     pub async fn shutdown(self) {
-        self.service.hub.close();
-        if let Some(door) = &self.door {
-            door.close(&*self.env, GOODBYE).await;
+        let Self { service, env, door, peers, tasks, engine } = self;
+        service.hub.close();
+        if let Some(door) = &door {
+            door.close(&*env, GOODBYE).await;
         }
-        self.tasks.iter().for_each(Task::abort);
-        self.service.consensus.shutdown().await;
-        self.peers.stop().await;
+        tasks.iter().for_each(Task::abort);
+        service.consensus.shutdown().await;
+        peers.stop().await;
+        drop((service, door));
+        // Tasks that were told to end do so in their own time, and hold the engine until then.
+        let deadline = env.now_mono().plus(GOODBYE);
+        while engine.strong_count() > 0 {
+            if env.now_mono() >= deadline {
+                tracing::warn!("the store has stopped, but somebody still holds it: its files stay open");
+                return;
+            }
+            env.sleep(Duration::from_millis(2)).await;
+        }
     }
 }

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kontiki_base::BoxFuture;
 use kontiki_base::env::Env;
-use kontiki_base::ids::{Revision, Term};
+use kontiki_base::ids::{MemberId, Revision, Term};
 use kontiki_base::kv::{Consistency, DeleteReq, DeleteRes, KvError, Op, PutReq, PutRes, RangeReq, RangeRes, Txn, TxnRes};
 use kontiki_mvcc::{Command, Reply, is_read_only, read_txn, validate};
 use tokio::sync::watch;
@@ -13,9 +14,18 @@ use tokio::sync::watch;
 use crate::lease::Leases;
 use crate::metrics::{Metrics, Sample};
 use crate::propose::Proposer;
-use crate::raft::{Consensus, RaftStatus, Role};
+use crate::raft::{Consensus, Member, RaftStatus, Role};
 use crate::read::{Reader, Views};
 use crate::watch::{Hub, Pace, Session};
+
+/// Changes of the membership that leave the voters alone.
+pub trait Roster: Send + Sync + 'static {
+    /// Removes a member that has no vote.
+    fn remove_learner(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>>;
+
+    /// Changes a member's name and URLs.
+    fn update(&self, member: Member) -> BoxFuture<'static, Result<(), KvError>>;
+}
 
 /// A member's parts, as its doors see them.
 pub struct Service {
@@ -29,6 +39,8 @@ pub struct Service {
     pub leases: Arc<Leases>,
     /// The other members.
     pub consensus: Arc<dyn Consensus>,
+    /// Who they are.
+    pub roster: Arc<dyn Roster>,
     /// Consistent states.
     pub views: Arc<dyn Views>,
     /// Clock, timers, tasks, randomness.

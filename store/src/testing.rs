@@ -20,7 +20,7 @@ use crate::propose::Proposer;
 use crate::raft::{AppliedBatch, ApplySink, Consensus, LeaderDesk, Member, RaftStatus, Role};
 use crate::read::{Reader, Views, Workers};
 use crate::server::Sinks;
-use crate::service::Service;
+use crate::service::{Roster, Service};
 use crate::watch::Hub;
 use crate::watch::hub::{HubLimits, Tip};
 
@@ -163,6 +163,18 @@ impl Consensus for Solo {
     }
 }
 
+impl Roster for Solo {
+    fn remove_learner(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>> {
+        self.status.send_modify(|s| s.members.retain(|m| m.id != id));
+        Box::pin(async { Ok(()) })
+    }
+
+    fn update(&self, member: Member) -> BoxFuture<'static, Result<(), KvError>> {
+        self.status.send_modify(|s| s.members.iter_mut().filter(|m| m.id == member.id).for_each(|m| *m = member.clone()));
+        Box::pin(async { Ok(()) })
+    }
+}
+
 /// A whole member over [`Solo`].
 pub(crate) struct Bench {
     pub(crate) service: Arc<Service>,
@@ -187,6 +199,7 @@ pub(crate) fn bench_with(limits: HubLimits, progress_every: Duration) -> Bench {
     let solo = Solo::new(sinks, Arc::clone(&desk) as Arc<dyn LeaderDesk>);
     let consensus: Arc<dyn Consensus> = Arc::clone(&solo) as Arc<dyn Consensus>;
     let views: Arc<dyn Views> = Arc::clone(&solo) as Arc<dyn Views>;
+    let roster: Arc<dyn Roster> = Arc::clone(&solo) as Arc<dyn Roster>;
     let timeout = Duration::from_secs(7);
     let election = Duration::from_millis(100);
     let (proposer, _) = Proposer::start(Arc::clone(&consensus), Arc::clone(&env), Arc::clone(&metrics), timeout);
@@ -204,6 +217,6 @@ pub(crate) fn bench_with(limits: HubLimits, progress_every: Duration) -> Bench {
     desk.open(&leases);
     leases.run();
     let status = consensus.status();
-    let service = Service { proposer, reader, hub, leases, consensus, views, env, metrics, election, progress_every, status };
+    let service = Service { proposer, reader, hub, leases, consensus, roster, views, env, metrics, election, progress_every, status };
     Bench { service: Arc::new(service), solo }
 }

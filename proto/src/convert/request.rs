@@ -120,27 +120,57 @@ pub fn delete_to_wire(req: DeleteReq) -> pb::DeleteRangeRequest {
     pb::DeleteRangeRequest { key, range_end, prev_kv: req.prev_kv }
 }
 
+/// A transaction with a step that has no meaning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadTxn {
+    /// What is wrong with that step.
+    pub error: EtcdError,
+    /// What came before it. etcd checks step by step: if something is wrong with this, then that is the answer.
+    pub before: Box<Txn>,
+}
+
 /// A transaction from the wire.
-pub fn txn_from_wire(req: pb::TxnRequest) -> Result<Txn, EtcdError> {
+///
+/// # Errors
+/// [`EtcdError::KeyNotFound`] for a step that says nothing, [`EtcdError::InvalidSort`], [`EtcdError::TooManyOps`] if it is nested absurdly.
+pub fn txn_from_wire(req: pb::TxnRequest) -> Result<Txn, BadTxn> {
     txn_at_depth(req, 0)
 }
 
-fn txn_at_depth(req: pb::TxnRequest, depth: usize) -> Result<Txn, EtcdError> {
+fn txn_at_depth(req: pb::TxnRequest, depth: usize) -> Result<Txn, BadTxn> {
+    let mut txn = Txn { compare: req.compare.into_iter().map(compare_from_wire).collect(), ..Txn::default() };
     if depth > NESTING {
-        return Err(EtcdError::TooManyOps);
+        return Err(BadTxn { error: EtcdError::TooManyOps, before: Box::default() });
     }
-    let ops = |ops: Vec<pb::RequestOp>| ops.into_iter().map(|op| op_from_wire(op, depth)).collect::<Result<Vec<_>, _>>();
-    Ok(Txn { compare: req.compare.into_iter().map(compare_from_wire).collect(), success: ops(req.success)?, failure: ops(req.failure)? })
+    for op in req.success {
+        if let Err(error) = op_from_wire(op, depth, &mut txn.success) {
+            return Err(BadTxn { error, before: Box::new(txn) });
+        }
+    }
+    for op in req.failure {
+        if let Err(error) = op_from_wire(op, depth, &mut txn.failure) {
+            return Err(BadTxn { error, before: Box::new(txn) });
+        }
+    }
+    Ok(txn)
 }
 
-fn op_from_wire(op: pb::RequestOp, depth: usize) -> Result<Op, EtcdError> {
-    Ok(match op.request {
+/// Appends a step; of a nested transaction that is bad, what is before the bad step.
+fn op_from_wire(op: pb::RequestOp, depth: usize, ops: &mut Vec<Op>) -> Result<(), EtcdError> {
+    ops.push(match op.request {
         Some(Request::RequestRange(range)) => Op::Range(range_of_txn(range)?),
         Some(Request::RequestPut(put)) => Op::Put(put_from_wire(put)),
         Some(Request::RequestDeleteRange(delete)) => Op::Delete(delete_from_wire(delete)),
-        Some(Request::RequestTxn(txn)) => Op::Txn(txn_at_depth(txn, depth + 1)?),
+        Some(Request::RequestTxn(txn)) => match txn_at_depth(txn, depth + 1) {
+            Ok(txn) => Op::Txn(txn),
+            Err(bad) => {
+                ops.push(Op::Txn(*bad.before));
+                return Err(bad.error);
+            }
+        },
         None => return Err(EtcdError::KeyNotFound),
-    })
+    });
+    Ok(())
 }
 
 /// A transaction to the wire.
@@ -301,12 +331,12 @@ mod tests {
         assert_eq!(range_from_wire(bad(3, 0)), Err(EtcdError::InvalidSort));
         assert_eq!(range_from_wire(bad(0, 5)), Err(EtcdError::InvalidSort));
         let empty = pb::TxnRequest { failure: vec![pb::RequestOp { request: None }], ..Default::default() };
-        assert_eq!(txn_from_wire(empty), Err(EtcdError::KeyNotFound));
+        assert_eq!(txn_from_wire(empty).unwrap_err().error, EtcdError::KeyNotFound);
         let mut deep = pb::TxnRequest::default();
         for _ in 0..=NESTING {
             deep = pb::TxnRequest { success: vec![pb::RequestOp { request: Some(Request::RequestTxn(deep)) }], ..Default::default() };
         }
-        assert_eq!(txn_from_wire(deep), Err(EtcdError::TooManyOps));
+        assert_eq!(txn_from_wire(deep).unwrap_err().error, EtcdError::TooManyOps);
     }
 
     #[test]

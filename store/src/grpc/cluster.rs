@@ -105,7 +105,8 @@ impl pb::cluster_server::Cluster for Api {
         let raft = self.service.raft();
         let Some(member) = raft.members.iter().find(|m| m.id == id) else { return Err(EtcdError::MemberNotFound.status()) };
         if member.learner {
-            return Err(Status::unimplemented("kontiki: a learner cannot be removed yet; promote it first"));
+            self.service.roster.remove_learner(id).await.map_err(|e| kv_status(&e))?;
+            return Ok(Response::new(pb::MemberRemoveResponse { header: self.header_of_cluster(), members: self.members() }));
         }
         let mut left = voters(&raft);
         left.remove(&id);
@@ -120,13 +121,19 @@ impl pb::cluster_server::Cluster for Api {
         self.not_learner()?;
         let req = req.into_inner();
         let raft = self.service.raft();
-        if !raft.members.iter().any(|m| m.id.get() == req.id) {
+        let Some(member) = raft.members.iter().find(|m| m.id.get() == req.id) else {
             return Err(EtcdError::MemberNotFound.status());
+        };
+        // etcd takes anything here, and then cannot be reached.
+        if req.peer_ur_ls.is_empty() || !req.peer_ur_ls.iter().all(|url| usable(url)) {
+            return Err(EtcdError::BadMemberUrls.status());
         }
         if raft.members.iter().any(|m| m.id.get() != req.id && m.peer_urls.iter().any(|url| req.peer_ur_ls.contains(url))) {
             return Err(EtcdError::PeerUrlExists.status());
         }
-        Err(Status::unimplemented("kontiki: a member's peer URLs cannot be changed yet"))
+        let changed = Member { peer_urls: req.peer_ur_ls, ..member.clone() };
+        self.service.roster.update(changed).await.map_err(|e| kv_status(&e))?;
+        Ok(Response::new(pb::MemberUpdateResponse { header: self.header_of_cluster(), members: self.members() }))
     }
 
     async fn member_list(&self, req: Request<pb::MemberListRequest>) -> Result<Response<pb::MemberListResponse>, Status> {

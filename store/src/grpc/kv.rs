@@ -6,9 +6,11 @@ use bytes::{BufMut as _, BytesMut};
 use futures::Stream;
 use kontiki_base::ids::Revision;
 use kontiki_base::key::{KeyRange, RangeEnd};
-use kontiki_base::kv::{Consistency, RangeReq, RangeRes, SortOrder, SortTarget};
+use kontiki_base::kv::{Consistency, KvError, RangeReq, RangeRes, SortOrder, SortTarget};
 use kontiki_base::limits;
+use kontiki_mvcc::{Command, validate};
 use kontiki_proto::convert::error::{EtcdError, kv_status};
+use kontiki_proto::convert::request::BadTxn;
 use kontiki_proto::convert::{request, response};
 use kontiki_proto::etcd::etcdserverpb as pb;
 use prost::Message;
@@ -21,6 +23,14 @@ const FIRST_CHUNK: usize = 10;
 
 fn small_enough(message: &impl Message) -> Result<(), Status> {
     if message.encoded_len() > limits::REQUEST_BYTES { Err(EtcdError::RequestTooLarge.status()) } else { Ok(()) }
+}
+
+/// What is wrong first: with a step before the bad one, or with that. Keys that clash are looked for last, and so do not count here.
+fn first_error(bad: BadTxn) -> Status {
+    match validate(&Command::Txn { txn: *bad.before, fence: None }, limits::TXN_OPS) {
+        Ok(()) | Err(KvError::DuplicateKey) => bad.error.status(),
+        Err(earlier) => kv_status(&earlier),
+    }
 }
 
 #[tonic::async_trait]
@@ -89,7 +99,7 @@ impl pb::kv_server::Kv for Api {
             return Err(EtcdError::TooManyOps.status());
         }
         small_enough(&req)?;
-        let txn = request::txn_from_wire(req)?;
+        let txn = request::txn_from_wire(req).map_err(first_error)?;
         let res = self.service.txn(txn, None, limits::TXN_OPS).await.map_err(|e| kv_status(&e))?;
         let header = self.header(res.revision);
         Ok(Response::new(response::txn_to_wire(res, header)))

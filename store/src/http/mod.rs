@@ -13,7 +13,7 @@ use http::{HeaderMap, StatusCode, header};
 use kontiki_base::key::KeyRange;
 use kontiki_base::kv::{Consistency, RangeReq};
 
-pub(crate) use serve::Door;
+pub(crate) use serve::{Bound, Door};
 
 use crate::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
 use crate::raft::Role;

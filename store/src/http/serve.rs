@@ -40,6 +40,38 @@ const FRAME: u32 = 64 << 10;
 /// Streams at once on one connection: watches count, too.
 const STREAMS: u32 = 16_384;
 
+/// The client port, taken, but not served yet.
+pub(crate) struct Bound {
+    listener: TcpListener,
+    acceptor: Option<TlsAcceptor>,
+    /// Where it listens.
+    pub(crate) addr: SocketAddr,
+}
+
+impl Bound {
+    /// Takes the port; 0 takes a free one.
+    ///
+    /// # Errors
+    /// [`StoreError::Listen`], [`StoreError::Tls`].
+    pub(crate) async fn new(listen: SocketAddr, tls: Option<&TlsOptions>) -> Result<Self, StoreError> {
+        let fail = |error: io::Error| StoreError::Listen { addr: listen.to_string(), why: error.to_string() };
+        let acceptor = tls.map(acceptor).transpose()?;
+        let listener = TcpListener::bind(listen).await.map_err(fail)?;
+        let addr = listener.local_addr().map_err(fail)?;
+        Ok(Self { listener, acceptor, addr })
+    }
+
+    /// Serves `router` until closed.
+    pub(crate) fn open(self, router: axum::Router, env: &Arc<dyn Env>) -> Door {
+        let Self { listener, acceptor, addr } = self;
+        let (closing, closed) = watch::channel(false);
+        let connections = Arc::new(Semaphore::new(limits::CLIENT_CONNECTIONS));
+        let accept = Accept { listener, acceptor, router, env: Arc::clone(env), closed, connections: Arc::clone(&connections) };
+        let accepting = env.spawn("client.accept", Box::pin(accept.run()));
+        Door { addr, closing, accepting, connections }
+    }
+}
+
 /// The client port, open.
 pub(crate) struct Door {
     /// Where it listens.
@@ -50,27 +82,6 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Listens, and serves `router` until closed.
-    ///
-    /// # Errors
-    /// [`StoreError::Listen`], [`StoreError::Tls`].
-    pub(crate) async fn open(
-        listen: SocketAddr,
-        tls: Option<&TlsOptions>,
-        router: axum::Router,
-        env: Arc<dyn Env>,
-    ) -> Result<Self, StoreError> {
-        let fail = |error: io::Error| StoreError::Listen { addr: listen.to_string(), why: error.to_string() };
-        let acceptor = tls.map(acceptor).transpose()?;
-        let listener = TcpListener::bind(listen).await.map_err(fail)?;
-        let addr = listener.local_addr().map_err(fail)?;
-        let (closing, closed) = watch::channel(false);
-        let connections = Arc::new(Semaphore::new(limits::CLIENT_CONNECTIONS));
-        let accept = Accept { listener, acceptor, router, env: Arc::clone(&env), closed, connections: Arc::clone(&connections) };
-        let accepting = env.spawn("client.accept", Box::pin(accept.run()));
-        Ok(Self { addr, closing, accepting, connections })
-    }
-
     /// Stops accepting, tells clients to go, and waits for them a while.
     pub(crate) async fn close(&self, env: &dyn Env, patience: Duration) {
         self.closing.send_replace(true);

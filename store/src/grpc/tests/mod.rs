@@ -18,7 +18,7 @@ use pb::watch_client::WatchClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use crate::http::Door;
+use crate::http::{Bound, Door};
 use crate::testing::{Bench, bench_with};
 use crate::watch::hub::HubLimits;
 
@@ -38,7 +38,7 @@ async fn served_with(limits: HubLimits, progress_every: Duration) -> Served {
     let bench = bench_with(limits, progress_every);
     let router = crate::http::router(&bench.service);
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let door = Door::open(any, None, router, Arc::clone(&bench.service.env)).await.unwrap();
+    let door = Bound::new(any, None).await.unwrap().open(router, &bench.service.env);
     let channel = Endpoint::try_from(format!("http://{}", door.addr)).unwrap().connect().await.unwrap();
     Served { bench, door, channel }
 }

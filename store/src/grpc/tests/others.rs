@@ -30,6 +30,13 @@ async fn members_are_listed_and_changed() {
     served.put("k", "v").await;
     let behind = (Code::FailedPrecondition, "etcdserver: can only promote a learner member which is in sync with leader".to_owned());
     assert_eq!(said(promote(member.id).await), behind);
+    let move_to = |id, url: &str| pb::MemberUpdateRequest { id, peer_ur_ls: vec![url.into()] };
+    let clash = said(served.cluster().member_update(move_to(member.id, "http://127.0.0.1:2380")).await);
+    assert_eq!(clash, (Code::FailedPrecondition, "etcdserver: Peer URLs already exists".into()));
+    let moved = served.cluster().member_update(move_to(member.id, "http://127.0.0.1:11")).await.unwrap().into_inner();
+    assert!(moved.members.iter().any(|m| m.peer_ur_ls == ["http://127.0.0.1:11"] && m.is_learner), "still a learner");
+    let left = served.cluster().member_remove(pb::MemberRemoveRequest { id: member.id }).await.unwrap().into_inner();
+    assert_eq!(left.members.len(), 1);
     let remove = said(served.cluster().member_remove(pb::MemberRemoveRequest { id: 0xa11 }).await);
     assert_eq!(remove, (Code::Unknown, "etcdserver: re-configuration failed due to not enough started members".into()));
     let unknown = said(served.cluster().member_remove(pb::MemberRemoveRequest { id: 5 }).await);
