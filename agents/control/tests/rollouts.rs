@@ -177,10 +177,13 @@ fn recreate_waits_for_the_last_old_pod() {
     c.apply(recreate("v1"));
     c.settle(|_| true, |_| {});
     c.apply(recreate("v2"));
-    c.settle(|_| true, |c| {
-        let images = images(c);
-        assert!(!(images.contains(&"v1".into()) && images.contains(&"v2".into())), "{images:?}");
-    });
+    c.settle(
+        |_| true,
+        |c| {
+            let images = images(c);
+            assert!(!(images.contains(&"v1".into()) && images.contains(&"v2".into())), "{images:?}");
+        },
+    );
     assert_eq!(images(&c), ["v2"; 3]);
     c.assert_idle();
 }

@@ -16,17 +16,19 @@ mod register;
 mod relay;
 mod statuses;
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kontiki_base::{Term, limits};
+use kontiki_base::{BoxFuture, Term, limits};
 use kontiki_proto::node::agent_message::Message as Up;
 use kontiki_proto::node::node_session_server::{NodeSession, NodeSessionServer};
 use kontiki_proto::node::server_message::Message as Down;
 use kontiki_proto::node::{
-    AgentMessage, Hello, LivenessRequest, LivenessResponse, RelayRequest, RelayResponse, ServerMessage, StatusAck, Welcome,
+    AgentMessage, HeartbeatAck, Hello, LivenessRequest, LivenessResponse, PodStatusBatch, RelayRequest, RelayResponse, ServerMessage,
+    StatusAck, Welcome,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -182,6 +184,20 @@ impl Drop for Open {
     }
 }
 
+/// What an agent has sent and has yet to be written, one after the other.
+enum Work {
+    Statuses(PodStatusBatch),
+    Conditions(Vec<serde_json::Value>),
+}
+
+/// Completes when the work under way does; never if there is none.
+async fn poll_work(work: &mut Option<BoxFuture<'_, Result<(), Status>>>) -> Result<(), Status> {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
+}
+
 /// One agent's session.
 struct Session {
     shared: Arc<Shared>,
@@ -201,31 +217,69 @@ impl Session {
         self.send(Down::Welcome(Welcome { server: config.server.clone(), heartbeat_ms, pod_cidr }))?;
         self.send(Down::Pods(pods::full(caches, &self.hello.node_name).await.map_err(|e| unavailable(&e))?))?;
         tracing::info!(node = self.hello.node_name, boot = self.hello.boot, "node session begins");
+        // Heartbeats are answered while a write is under way: a slow store must not look like a dead node.
+        let mut waiting: VecDeque<Work> = VecDeque::new();
+        let mut at_work: Option<BoxFuture<'_, Result<(), Status>>> = None;
         loop {
+            if at_work.is_none() {
+                at_work = waiting.pop_front().map(|work| Box::pin(self.do_work(work)) as BoxFuture<'_, _>);
+            }
             tokio::select! {
                 message = inbound.message() => match message? {
                     None => return Ok(()),
                     Some(AgentMessage { message: Some(Up::Heartbeat(beat)) }) => {
                         self.beat(beat.usage)?;
-                        if !beat.conditions_json.is_empty() {
+                        let changed = !beat.conditions_json.is_empty();
+                        if changed {
                             conditions = register::parse_conditions(&beat.conditions_json).map_err(Status::invalid_argument)?;
                         }
                         let leader_knows = self.shared.relay.leader_knows();
-                        self.reassert(&conditions, leader_knows, !beat.conditions_json.is_empty()).await;
-                        self.send(Down::Ack(kontiki_proto::node::HeartbeatAck { seq: beat.seq, leader_knows }))?;
+                        // Said again when the cluster has given the node up although it lives: only once the leader has heard of
+                        // it, or it would be given up again.
+                        let given_up = leader_knows && register::is_given_up(caches, &self.hello.node_name);
+                        let in_line = waiting.iter().any(|w| matches!(w, Work::Conditions(_)));
+                        if changed || (given_up && !in_line) {
+                            waiting.retain(|w| !matches!(w, Work::Conditions(_)));
+                            waiting.push_back(Work::Conditions(conditions.clone()));
+                        }
+                        self.send(Down::Ack(HeartbeatAck { seq: beat.seq, leader_knows }))?;
                     }
                     Some(AgentMessage { message: Some(Up::Statuses(batch)) }) => {
-                        statuses::store(caches, &self.hello.node_name, &batch.statuses).await.map_err(|e| unavailable(&e))?;
-                        self.send(Down::StatusAck(StatusAck { seq: batch.seq }))?;
+                        if waiting.len() >= limits::NODE_SESSION_QUEUE {
+                            return Err(Status::resource_exhausted("too many statuses are waiting"));
+                        }
+                        waiting.push_back(Work::Statuses(batch));
                     }
                     Some(AgentMessage { message: Some(Up::Hello(_)) }) => return Err(Status::invalid_argument("a second Hello")),
                     Some(AgentMessage { message: None }) => {}
                 },
+                done = poll_work(&mut at_work) => {
+                    at_work = None;
+                    done?;
+                }
                 () = feed.changed.notified() => {
                     if let Some(change) = pods::change(caches, &self.hello.node_name, feed.take()) {
                         self.send(Down::Pods(change))?;
                     }
                 }
+            }
+        }
+    }
+
+    async fn do_work(&self, work: Work) -> Result<(), Status> {
+        let (caches, node) = (&self.shared.config.caches, &self.hello.node_name);
+        match work {
+            Work::Statuses(batch) => {
+                statuses::store(caches, node, &batch.statuses).await.map_err(|e| unavailable(&e))?;
+                self.send(Down::StatusAck(StatusAck { seq: batch.seq }))
+            }
+            Work::Conditions(conditions) => {
+                if let Err(error) = register::write_conditions(caches, node, &conditions).await {
+                    // The agent comes back with its full state, and says it again.
+                    tracing::warn!(node, %error, "conditions not written");
+                    return Err(unavailable(&error));
+                }
+                Ok(())
             }
         }
     }
@@ -239,19 +293,6 @@ impl Session {
         }
         self.shared.relay.heard(&self.hello.node_name);
         Ok(())
-    }
-
-    /// Writes the node's conditions when they have changed, and says them again when the cluster has given the node up although it
-    /// lives: only once the leader has heard of it, or it would be given up again.
-    async fn reassert(&self, conditions: &[serde_json::Value], leader_knows: bool, changed: bool) {
-        let caches = &self.shared.config.caches;
-        let given_up = leader_knows && register::is_given_up(caches, &self.hello.node_name);
-        if (changed || given_up)
-            && let Err(error) = register::write_conditions(caches, &self.hello.node_name, conditions).await
-        {
-            // Said again with the next heartbeat.
-            tracing::warn!(node = self.hello.node_name, %error, "conditions not written");
-        }
     }
 
     /// Queues a message for the agent. An agent that does not keep up is sent away and comes back with its full state.

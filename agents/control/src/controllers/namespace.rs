@@ -17,8 +17,8 @@ use crate::world::{Graph, World};
 /// The finalizer in `spec.finalizers` that keeps a namespace until it is empty.
 const FINALIZER: &str = "kubernetes";
 
-/// How often a namespace that waits for its content is looked at, if nothing happens in it.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a namespace that waits for its content is looked at, if nothing happens in it. Whatever leaves it wakes it earlier.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// One look at one namespace.
 pub fn reconcile(input: &Input<'_>) -> Plan {

@@ -101,6 +101,11 @@ impl Cluster {
         self.store(kind, object, "");
     }
 
+    /// Writes an object's status as its owner would.
+    pub fn set_status(&mut self, kind: Kind, object: Value) {
+        self.store(kind, object, "status");
+    }
+
     fn key(object: &Value) -> ObjectKey {
         let m = &object["metadata"];
         ObjectKey::new(m["namespace"].as_str().unwrap_or_default(), m["name"].as_str().unwrap())
@@ -325,7 +330,8 @@ impl Cluster {
     pub fn settle(&mut self, may_be_ready: impl Fn(&Value) -> bool + Copy, mut check: impl FnMut(&Self)) {
         for _ in 0..20_000 {
             let controllers_first = self.rng.below(3) > 0;
-            let moved = if controllers_first { self.step() || self.kubelet(may_be_ready) } else { self.kubelet(may_be_ready) || self.step() };
+            let moved =
+                if controllers_first { self.step() || self.kubelet(may_be_ready) } else { self.kubelet(may_be_ready) || self.step() };
             check(self);
             if moved {
                 continue;
