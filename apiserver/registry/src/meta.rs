@@ -204,7 +204,8 @@ fn resize(obj: &mut Value, old: &Value) -> bool {
 }
 
 fn generation_moves(row: &Row, new: &Value, old: &Value) -> bool {
-    let spec = || !same(&new["spec"], &old["spec"]);
+    // Both have the form that decoding gives: what differs is a difference. `{}` in place of nothing is one, too: of a selector, say.
+    let spec = || new["spec"] != old["spec"];
     let meta = |field: &str| !same(&new["metadata"][field], &old["metadata"][field]);
     let content = || {
         let body = |v: &Value| {
@@ -217,7 +218,7 @@ fn generation_moves(row: &Row, new: &Value, old: &Value) -> bool {
             }
             v
         };
-        !same(&body(new), &body(old))
+        body(new) != body(old)
     };
     match row.rules.generation {
         Generation::Untracked | Generation::Fixed => false,

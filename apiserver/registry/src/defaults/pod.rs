@@ -25,6 +25,18 @@ pub fn pod(obj: &mut Value) {
     if let Some(spec) = crate::val::at_mut(obj, &["spec"]) {
         requests_from_limits(spec);
     }
+    addresses(obj);
+}
+
+/// `podIP` is the first of `podIPs`; who sets one of them sets both.
+fn addresses(obj: &mut Value) {
+    let ip = str_at(obj, &["status", "podIP"]).to_string();
+    let first = str_at(&obj["status"]["podIPs"][0], &["ip"]).to_string();
+    if !ip.is_empty() && first.is_empty() {
+        map_mut(obj, &["status"]).insert("podIPs".into(), json!([{"ip": ip}]));
+    } else if ip.is_empty() && !first.is_empty() {
+        map_mut(obj, &["status"]).insert("podIP".into(), json!(first));
+    }
 }
 
 /// Defaults of the template of a workload, at `path`.

@@ -1,5 +1,6 @@
 //! From any JSON to an object of a kind: types are checked, unknown fields leave, nulls are "not set", times and quantities get
-//! their canonical form. The texts are those of kube-apiserver's decoder.
+//! their canonical form, and what Go's encoder leaves out is left out, so that equal objects are equal trees. The texts are those of
+//! kube-apiserver's decoder.
 
 use kontiki_base::object::Gvk;
 use serde_json::{Map, Value};
@@ -168,7 +169,12 @@ impl Walk {
                     gone.push(key.clone());
                 }
                 Some(_) if value.is_null() => gone.push(key.clone()),
-                Some(field) => self.value(field, value, &at.child(key, schema.short_name()))?,
+                Some(field) => {
+                    self.value(field, value, &at.child(key, schema.short_name()))?;
+                    if is_zero(value) && schema.omitted.contains(key) {
+                        gone.push(key.clone());
+                    }
+                }
             }
         }
         for key in gone {
@@ -202,6 +208,18 @@ impl Walk {
             }
             _ => scalar(node_, v, at),
         }
+    }
+}
+
+/// Whether Go's encoder leaves the value out of a field that is `omitempty`.
+fn is_zero(v: &Value) -> bool {
+    match v {
+        Value::Null => true,
+        Value::Bool(b) => !b,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::String(s) => s.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        Value::Object(m) => m.is_empty(),
     }
 }
 

@@ -8,7 +8,7 @@ mod kinds;
 
 pub use decode::{FieldValidation, conform, decode, unknown_fields};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use kontiki_base::object::Gvk;
@@ -52,6 +52,8 @@ pub struct SchemaNode {
     pub name: String,
     /// Its fields.
     pub fields: BTreeMap<String, Node>,
+    /// Fields that are not written when they are empty, zero or false (Go: no pointer, and `omitempty`).
+    pub omitted: BTreeSet<String>,
 }
 
 impl SchemaNode {
@@ -118,8 +120,34 @@ fn struct_of(name: &str, v: &Value) -> Option<SchemaNode> {
         return None;
     }
     let properties = v.get("properties")?.as_object()?;
-    let fields = properties.iter().map(|(k, v)| (k.clone(), node_of(v))).collect();
-    Some(SchemaNode { name: name.into(), fields })
+    let fields: BTreeMap<String, Node> = properties.iter().map(|(k, v)| (k.clone(), node_of(v))).collect();
+    let omitted = fields.iter().filter(|(field, node)| is_omitted(name, field, node)).map(|(field, _)| field.clone()).collect();
+    Some(SchemaNode { name: name.into(), fields, omitted })
+}
+
+/// Which fields of the Go types are pointers, and which are written even when they are empty.
+const PRESENCE: &str = include_str!("../../data/protobuf-presence.tsv");
+
+/// Schema and field -> the words `ptr`, `val`, `keep`.
+fn presence() -> &'static BTreeMap<(String, &'static str), &'static str> {
+    static PRESENCE_MAP: OnceLock<BTreeMap<(String, &'static str), &'static str>> = OnceLock::new();
+    PRESENCE_MAP.get_or_init(|| {
+        let row = |line: &'static str| {
+            let [package, message, _, field, words] = line.split('\t').collect::<Vec<_>>()[..] else { return None };
+            let package = package.strip_prefix("k8s.io.")?.replace('_', "-");
+            Some(((format!("io.k8s.{package}.{message}"), field), words))
+        };
+        PRESENCE.lines().skip(1).filter_map(row).collect()
+    })
+}
+
+fn is_omitted(schema: &str, field: &str, node: &Node) -> bool {
+    let words = presence().get(&(schema.to_string(), field)).copied().unwrap_or("");
+    match node {
+        Node::Map(_) | Node::List(_) => !words.contains("keep"),
+        Node::String | Node::Bytes | Node::Integer(_) | Node::Number | Node::Boolean => !words.contains("keep") && !words.contains("ptr"),
+        _ => false,
+    }
 }
 
 fn scalar_by_name(name: &str) -> Option<Node> {
