@@ -44,6 +44,8 @@ limits! {
     // API server
     BODY_BYTES: usize = 3 << 20 => "413 RequestEntityTooLarge";
     LIST_PAGE_MAX: usize = 10_000 => "a longer page is cut to this and a continue token is given";
+    PROTOBUF_DEPTH: usize = 100 => "a body that nests deeper is refused with BadRequest";
+    PROTOBUF_VALUES: usize = 500_000 => "a body that holds more values is refused with 413, whatever its size in bytes";
     JSON_PATCH_OPS: usize = 10_000 => "413: a JSON patch of more operations is refused";
     JSON_PATCH_COPY_BYTES: usize = 3 << 20 => "413: the copies of one JSON patch may not make more bytes than this";
     CACHE_EVENTS: usize = 16_384 => "a watch from before the window answers 410 Expired";

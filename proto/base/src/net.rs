@@ -14,6 +14,8 @@ pub enum PeerRpc {
     PreVote,
     /// Raft AppendEntries, as a pipelined stream.
     Append,
+    /// Raft AppendEntries without entries: the leader is there. Small and urgent.
+    Heartbeat,
     /// A snapshot: files in chunks, as a stream.
     Snapshot,
     /// The leader tells a member to take over.

@@ -115,7 +115,6 @@ pub struct Log {
     shared: Arc<Shared>,
     jobs: mpsc::Sender<Job>,
     segment_bytes: u32,
-    thread: Arc<std::sync::Mutex<Option<std::thread::JoinHandle<()>>>>,
 }
 
 impl Log {
@@ -125,25 +124,26 @@ impl Log {
         let in_background = matches!(runner, Runner::Thread);
         let mut writer = recover::open(disk, options.clone(), shared.clone(), random, in_background)?;
         let (jobs, mut queue) = mpsc::channel(limits::RAFT_LOG_QUEUE);
-        let thread = match runner {
+        match runner {
             Runner::Thread => {
                 let run = move || {
                     let mut batch = Vec::new();
                     while queue.blocking_recv_many(&mut batch, limits::RAFT_LOG_QUEUE) > 0 {
-                        writer.run(&mut batch);
+                        if writer.run(&mut batch).is_break() {
+                            return;
+                        }
                     }
                     writer.close();
                 };
                 let spawned = std::thread::Builder::new().name("raft-log".into()).spawn(run);
-                Some(spawned.map_err(|source| LogError::Io { what: "start the thread of", file: "the log".into(), source })?)
+                spawned.map_err(|source| LogError::Io { what: "start the thread of", file: "the log".into(), source })?;
             }
             Runner::Task { env, sync_us } => {
                 let clock = env.clone();
                 env.spawn("raft.log", Box::pin(run_task(clock, sync_us, writer, queue)));
-                None
             }
-        };
-        Ok(Self { shared, jobs, segment_bytes: options.segment_bytes, thread: Arc::new(std::sync::Mutex::new(thread)) })
+        }
+        Ok(Self { shared, jobs, segment_bytes: options.segment_bytes })
     }
 
     /// What the log knows of itself.
@@ -189,16 +189,13 @@ impl Log {
         self.shared.read(from, to, max_bytes)
     }
 
-    /// Ends the log: everything that was queued is written. Blocks; other handles fail from now on.
-    pub fn close(self) {
-        let Self { jobs, thread, .. } = self;
-        drop(jobs);
-        let handle = thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        if let Some(handle) = handle
-            && handle.join().is_err()
-        {
-            tracing::error!("the log's thread panicked");
-        }
+    /// Ends the log once everything that was queued is written; whatever is asked for later fails. The future ends when the files are left alone.
+    pub async fn close(&self) {
+        let (done, closed) = tokio::sync::oneshot::channel();
+        let number = self.shared.close();
+        self.submit(What::Close, number, Box::new(move |_| drop(done.send(())))).await;
+        // An error means that the writer has ended already.
+        drop(closed.await);
     }
 
     async fn submit(&self, what: What, number: u64, done: Done) {
@@ -214,7 +211,9 @@ async fn run_task(env: Arc<dyn Env>, sync_us: u64, mut writer: Writer, mut queue
     while queue.recv_many(&mut batch, limits::RAFT_LOG_QUEUE).await > 0 {
         let micros = env.random_u64() % (sync_us + 1);
         env.sleep(std::time::Duration::from_micros(micros)).await;
-        writer.run(&mut batch);
+        if writer.run(&mut batch).is_break() {
+            return;
+        }
     }
     writer.close();
 }

@@ -181,6 +181,12 @@ impl Shared {
         state.submitted
     }
 
+    pub(super) fn close(&self) -> u64 {
+        let mut state = self.lock();
+        state.submitted += 1;
+        state.submitted
+    }
+
     pub(super) fn hint_committed(&self, committed: LogPos) {
         let mut state = self.lock();
         state.status.committed = state.status.committed.max_by_index(committed);

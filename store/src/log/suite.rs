@@ -302,12 +302,12 @@ async fn real_files_survive_a_restart_and_syncs_are_shared() {
     assert_eq!(observe(&log), model);
     let page = read(&log, 10, 200, 1_100).unwrap();
     assert_eq!(page.iter().map(|e| e.pos.index.get()).collect::<Vec<_>>(), [10, 11, 12], "bounded by bytes");
-    tokio::task::spawn_blocking(|| log.close()).await.unwrap();
+    log.close().await;
 
     let log = open();
     assert_eq!(observe(&log), model);
     assert_eq!(log.status().committed, pos(2, 299));
-    tokio::task::spawn_blocking(|| log.close()).await.unwrap();
+    log.close().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! The one writer of the log: takes what is queued, writes it as one batch, syncs once, and tells everybody.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
@@ -24,6 +25,8 @@ pub(super) enum What {
     Vote(Vote),
     Truncate(LogPos),
     Purge(LogPos),
+    /// Nothing comes after this.
+    Close,
 }
 
 /// A write that is queued.
@@ -78,8 +81,21 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Writes all of `jobs` and answers them.
-    pub(super) fn run(&mut self, jobs: &mut Vec<Job>) {
+    /// Writes all of `jobs` and answers them. Breaks if the log was closed.
+    pub(super) fn run(&mut self, jobs: &mut Vec<Job>) -> ControlFlow<()> {
+        let closed = jobs.iter().position(|job| matches!(job.what, What::Close));
+        let late = closed.map(|at| jobs.split_off(at)).unwrap_or_default();
+        self.run_open(jobs);
+        if closed.is_none() {
+            return ControlFlow::Continue(());
+        }
+        self.close();
+        let failure = self.shared.fail(Failure::new("the log is closed"));
+        late.into_iter().for_each(|job| job.fail(&failure));
+        ControlFlow::Break(())
+    }
+
+    fn run_open(&mut self, jobs: &mut Vec<Job>) {
         if let Some(failure) = self.shared.failure() {
             return jobs.drain(..).for_each(|job| job.fail(&failure));
         }
@@ -124,6 +140,7 @@ impl Writer {
                 What::Vote(vote) => self.stage(&Record::Vote(*vote))?,
                 What::Truncate(after) => self.stage(&Record::Truncate(*after))?,
                 What::Purge(upto) => self.stage(&Record::Purge(*upto))?,
+                What::Close => {}
             }
         }
         self.commit_batch()

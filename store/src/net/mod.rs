@@ -86,6 +86,7 @@ const RPCS: &[(PeerRpc, u32, Lane, Duration)] = &[
     (PeerRpc::ReadIndex, 6, Lane::Urgent, Duration::from_millis(2_000)),
     (PeerRpc::Propose, 7, Lane::Clients, Duration::from_secs(7)),
     (PeerRpc::Ask, 8, Lane::Clients, Duration::from_secs(5)),
+    (PeerRpc::Heartbeat, 9, Lane::Urgent, Duration::from_millis(1_000)),
 ];
 
 /// A row of [`RPCS`].

@@ -1,8 +1,25 @@
 //! Consensus, behind one trait: the rest of the store does not know openraft.
 
+mod admin;
+mod barrier;
+mod config;
+mod handler;
+mod machine;
+mod network;
 pub mod node;
+mod pending;
+mod snapshot;
+mod start;
+mod storage;
+#[cfg(test)]
+mod tests;
+pub mod types;
+mod upkeep;
+mod wire;
 
-pub use node::{InitialMember, RaftConfig, RaftNode, StartError, Storage, Timings};
+pub use config::{InitialMember, RaftConfig, StartError, Storage, Timings};
+pub use node::RaftNode;
+pub use start::{cluster_id, member_id};
 
 use kontiki_base::BoxFuture;
 use kontiki_base::ids::{LogIndex, MemberId, Revision, Term};

@@ -1,149 +1,390 @@
 //! A member: openraft with our log, engine and network, behind [`Consensus`].
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use kontiki_base::env::Env;
-use kontiki_base::net::PeerNet;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kontiki_base::BoxFuture;
+use kontiki_base::env::{Env, Mono, Task};
+use kontiki_base::ids::{LogIndex, LogPos, MemberId, Term};
+use kontiki_base::kv::KvError;
+use kontiki_base::net::{PeerHandler, PeerNet, PeerRpc};
+use kontiki_mvcc::{Command, Outcome};
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::{ChangeMembers, LinearizerOption};
+use tokio::sync::{oneshot, watch};
 
-use super::ApplySink;
-use crate::engine::{Engine, EngineError};
-use crate::log::{LogDisk, LogError, LogOptions};
+use super::barrier::Barrier;
+pub use super::config::{InitialMember, RaftConfig, StartError, Storage, Timings};
+use super::handler::Handler;
+use super::machine::Machine;
+use super::network::within;
+use super::pending::{Ended, Pending};
+use super::types::{self, Peer, Proposal, TypeConfig};
+use super::{Consensus, LeaderDesk, Member, RaftStatus, admin, upkeep};
+use crate::engine::Engine;
+use crate::log::Log;
 
-/// How fast things happen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Timings {
-    /// A leader tells its followers that it is there this often.
-    pub heartbeat: Duration,
-    /// A follower that has not heard of a leader for a random time between these two asks to be one.
-    pub election: (Duration, Duration),
-    /// Every request to [`Consensus`](super::Consensus) ends within this time.
-    pub request: Duration,
-    /// The engine is flushed at least this often while it changes…
-    pub flush_every: Duration,
-    /// …and whenever the log has grown by so many bytes: this bounds what a restart replays.
-    pub flush_bytes: u64,
-    /// Bytes of log kept behind the flushed state, so that a follower that was away shortly needs no snapshot.
-    pub keep_log_bytes: u64,
-}
+pub(super) type Raft = openraft::Raft<TypeConfig, Machine>;
 
-impl Default for Timings {
-    fn default() -> Self {
-        Self {
-            heartbeat: Duration::from_millis(100),
-            election: (Duration::from_millis(700), Duration::from_millis(1000)),
-            request: Duration::from_secs(7),
-            flush_every: Duration::from_secs(300),
-            flush_bytes: 1 << 30,
-            keep_log_bytes: 128 << 20,
-        }
-    }
-}
+/// A pause before asking again, when nothing says that it would help.
+const RETRY: Duration = Duration::from_millis(20);
 
-/// Where a member keeps what it must not lose.
-pub enum Storage {
-    /// RocksDB and log segments in a directory of their own; created if missing.
-    Dir {
-        /// The data directory. Its parent must exist.
-        path: PathBuf,
-        /// How the engine uses memory.
-        engine: crate::engine::rocks::RocksOptions,
-        /// How the log uses the disk.
-        log: LogOptions,
-    },
-    /// Given parts: tests and the simulator.
-    Parts {
-        /// The state machine's records.
-        engine: Arc<dyn Engine>,
-        /// The log's files.
-        disk: Arc<dyn LogDisk>,
-        /// How the log uses them.
-        log: LogOptions,
-        /// A directory for snapshots under way.
-        scratch: PathBuf,
-        /// Run disk work inside the calling task instead of threads of its own: for runtimes whose clock is simulated.
-        inline: bool,
-    },
-}
-
-/// One row of the initial cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InitialMember {
-    /// Its name.
-    pub name: String,
-    /// Where peers reach it: `http(s)://host:port`.
-    pub peer_urls: Vec<String>,
-    /// Where clients reach it.
-    pub client_urls: Vec<String>,
-}
-
-/// How a member is made.
-pub struct RaftConfig {
-    /// This member's name; one of `initial_cluster`.
-    pub name: String,
-    /// All members as of the first start, this one included. Every member of a new cluster is given the same list. After the first
-    /// start the stored membership rules.
-    pub initial_cluster: Vec<InitialMember>,
-    /// Distinguishes clusters that have members with the same URLs; enters all ids.
-    pub cluster_token: String,
-    /// The cluster exists already: wait to be added, found nothing.
-    pub join: bool,
-    /// Where things are kept.
-    pub storage: Storage,
-    /// How the others are reached.
-    pub net: Arc<dyn PeerNet>,
-    /// Clock, timers, randomness.
-    pub env: Arc<dyn Env>,
-    /// Is told what was applied.
-    pub sink: Arc<dyn ApplySink>,
-    /// How fast things happen.
-    pub timings: Timings,
-}
-
-/// Why a member did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The configuration contradicts itself.
-    #[error("configuration: {0}")]
-    Config(String),
-    /// The engine does not open.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The log does not open.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// The data directory belongs to another member or cluster, or cannot be used.
-    #[error("data directory: {0}")]
-    DataDir(String),
-    /// Consensus does not start.
-    #[error("raft: {0}")]
-    Raft(String),
-}
-
-/// A running member. Implements [`Consensus`](super::Consensus).
+/// A running member. Implements [`Consensus`].
 pub struct RaftNode {
-    engine: Arc<dyn Engine>,
+    pub(super) inner: Arc<Inner>,
+    handler: Arc<dyn PeerHandler>,
+    barrier: Barrier,
+    tasks: Vec<Task>,
+}
+
+/// What all parts of a member share.
+pub(super) struct Inner {
+    pub(super) id: MemberId,
+    pub(super) cluster_token: String,
+    pub(super) raft: Raft,
+    pub(super) net: Arc<dyn PeerNet>,
+    pub(super) env: Arc<dyn Env>,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) log: Log,
+    pub(super) pending: Arc<Pending>,
+    pub(super) applied: watch::Receiver<LogPos>,
+    pub(super) status: watch::Sender<RaftStatus>,
+    pub(super) desk: OnceLock<Arc<dyn LeaderDesk>>,
+    pub(super) timings: Timings,
+    pub(super) inline: bool,
+    pub(super) closing: watch::Sender<bool>,
+}
+
+/// A leader and its term.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lead {
+    pub(super) term: Term,
+    pub(super) id: MemberId,
+    pub(super) addr: String,
+}
+
+/// What came of handing a proposal to a leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Handed {
+    /// It is in the leader's log, and may come to be applied.
+    Accepted,
+    /// It is not in any log and never will be.
+    Refused,
+    /// Nobody knows.
+    Unknown,
 }
 
 impl RaftNode {
     /// Opens what is stored, or makes a new member, and starts it. Returns before a leader is known.
     ///
     /// Peers' messages must be handed to [`RaftNode::handler`]. Must be called inside a tokio runtime.
-    pub async fn start(_config: RaftConfig) -> Result<Arc<RaftNode>, StartError> {
-        Err(StartError::Raft("not built yet".into()))
+    pub async fn start(config: RaftConfig) -> Result<Arc<RaftNode>, StartError> {
+        let (inner, network, own) = super::start::open(config).await?;
+        let barrier = Barrier::start(inner.clone());
+        let handler: Arc<dyn PeerHandler> = Arc::new(Handler::new(inner.clone(), network));
+        let env = inner.env.clone();
+        let tasks = vec![
+            env.spawn("raft.status", Box::pin(upkeep::publish_status(inner.clone()))),
+            env.spawn("raft.upkeep", Box::pin(upkeep::flush_and_purge(inner.clone()))),
+            env.spawn("raft.announce", Box::pin(admin::announce(inner.clone(), own))),
+        ];
+        Ok(Arc::new(Self { inner, handler, barrier, tasks }))
     }
 
     /// What peers' messages are handed to.
-    pub fn handler(&self) -> Arc<dyn kontiki_base::net::PeerHandler> {
-        unreachable!("start does not succeed yet")
+    pub fn handler(&self) -> Arc<dyn PeerHandler> {
+        self.handler.clone()
     }
 
-    /// Who answers questions to the leader while this member leads. Until it is set they are refused.
-    pub fn set_desk(&self, _desk: Arc<dyn super::LeaderDesk>) {}
+    /// Who answers questions to the leader while this member leads. Until it is set they are refused; it can be set once.
+    pub fn set_desk(&self, desk: Arc<dyn LeaderDesk>) {
+        if self.inner.desk.set(desk).is_err() {
+            tracing::warn!("the leader's desk was set twice; the first stays");
+        }
+    }
 
     /// The state machine's records, to read from.
     pub fn engine(&self) -> Arc<dyn Engine> {
-        self.engine.clone()
+        self.inner.engine.clone()
+    }
+
+    /// This member.
+    pub fn id(&self) -> MemberId {
+        self.inner.id
+    }
+
+    /// Removes a member that has no vote.
+    pub fn remove_learner(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { admin::ask(&inner, &admin::Request::RemoveLearner(id)).await })
+    }
+
+    /// Changes the names and URLs of a member.
+    pub fn update_member(&self, member: Member) -> BoxFuture<'static, Result<(), KvError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { admin::ask(&inner, &admin::Request::Update(member)).await })
+    }
+
+    /// Ends the member at once, as a crash does: nothing is flushed, nobody is told.
+    pub async fn kill(&self) {
+        self.inner.closing.send_replace(true);
+        self.tasks.iter().for_each(Task::abort);
+        self.barrier.stop();
+        drop(self.inner.raft.shutdown().await);
+        self.inner.log.close().await;
+    }
+}
+
+impl Drop for RaftNode {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(Task::abort);
+        self.barrier.stop();
+    }
+}
+
+impl Inner {
+    pub(super) fn now(&self) -> Mono {
+        self.env.now_mono()
+    }
+
+    pub(super) fn deadline(&self) -> Mono {
+        self.now().plus(self.timings.request)
+    }
+
+    /// Time until `deadline`; `None` if it has passed.
+    pub(super) fn left(&self, deadline: Mono) -> Option<Duration> {
+        let left = deadline.since(self.now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    pub(super) fn stopped(&self) -> bool {
+        *self.closing.borrow() || self.status.borrow().fatal.is_some()
+    }
+
+    /// The leader as far as this member knows, right now.
+    pub(super) fn lead(&self) -> Option<Lead> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let id = metrics.current_leader?;
+        let vote = &metrics.vote;
+        if !vote.committed || vote.leader_id.voted_for != id {
+            return None;
+        }
+        let addr = metrics.membership_config.membership().get_node(&id).map(|peer| peer.address().to_owned());
+        Some(Lead { term: Term::new(vote.leader_id.term), id: MemberId::new(id), addr: addr.unwrap_or_default() })
+    }
+
+    /// Waits for a leader, but not longer than an election should take.
+    pub(super) async fn wait_lead(&self, deadline: Mono) -> Result<Lead, KvError> {
+        let patience = self.now().plus(self.timings.election.1 * 4);
+        let mut metrics = self.raft.metrics();
+        loop {
+            if self.stopped() {
+                return Err(KvError::Stopped);
+            }
+            if let Some(lead) = self.lead() {
+                return Ok(lead);
+            }
+            let Some(left) = self.left(deadline.min(patience)) else {
+                return Err(KvError::NoLeader);
+            };
+            match within(&*self.env, left, metrics.changed()).await {
+                Some(Err(_)) => return Err(KvError::Stopped),
+                Some(Ok(())) | None => {}
+            }
+        }
+    }
+
+    /// Waits until this member has applied `index`.
+    pub(super) async fn wait_applied(&self, index: LogIndex, deadline: Mono) -> Result<(), KvError> {
+        let mut applied = self.applied.clone();
+        let reached = applied.wait_for(|pos| pos.index >= index);
+        let Some(left) = self.left(deadline) else { return Err(KvError::Timeout) };
+        match within(&*self.env, left, reached).await {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(_)) => Err(KvError::Stopped),
+            None => Err(KvError::Timeout),
+        }
+    }
+
+    /// Appends a proposal here, if this member leads in `term`, and waits until it is applied or lost.
+    pub(super) async fn append(&self, term: Term, proposal: Proposal) -> Result<Handed, KvError> {
+        let (responder, result) = ProgressResponder::complete_only();
+        let written = self.raft.write(proposal).with_leader(term.get()).responder(responder).await;
+        written.map_err(|_| KvError::Stopped)?;
+        match result.await {
+            Ok(Ok(_)) => Ok(Handed::Accepted),
+            Ok(Err(ClientWriteError::ForwardToLeader(_))) => Ok(Handed::Refused),
+            Ok(Err(_)) => Ok(Handed::Unknown),
+            Err(_) => Err(KvError::Stopped),
+        }
+    }
+
+    async fn hand_over(&self, lead: &Lead, proposal: Proposal) -> Result<Handed, KvError> {
+        if lead.id == self.id {
+            return self.append(lead.term, proposal).await;
+        }
+        let mut body = BytesMut::with_capacity(8 + proposal.0.len());
+        body.put_u64(lead.term.get());
+        body.put_slice(&proposal.0);
+        match self.net.call(lead.id, &lead.addr, PeerRpc::Propose, body.freeze()).await {
+            Ok(mut reply) => Ok(match reply.try_get_u8() {
+                Ok(0) => Handed::Accepted,
+                Ok(1) => Handed::Refused,
+                _ => Handed::Unknown,
+            }),
+            // It may have arrived. If not, a later term will tell.
+            Err(_) => Ok(Handed::Unknown),
+        }
+    }
+
+    async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, KvError> {
+        let body = Command::encode_batch(&commands);
+        let deadline = self.deadline();
+        loop {
+            let lead = self.wait_lead(deadline).await?;
+            let (origin, mut outcome) = self.pending.register(lead.term);
+            let _forget = Forget { pending: &self.pending, origin };
+            let handed = self.hand_over(&lead, Proposal::new(origin, &body));
+            let both = async {
+                tokio::select! {
+                    biased;
+                    ended = &mut outcome => return Step::Ended(ended),
+                    handed = handed => match handed {
+                        Ok(Handed::Refused) => return Step::Again,
+                        Err(error) => return Step::Failed(error),
+                        Ok(Handed::Accepted | Handed::Unknown) => {}
+                    }
+                }
+                Step::Ended((&mut outcome).await)
+            };
+            let Some(left) = self.left(deadline) else { return Err(KvError::Timeout) };
+            match within(&*self.env, left, both).await {
+                Some(Step::Ended(Ok(Ok(outcomes)))) => return Ok(outcomes),
+                // It is certain that it was not carried out: it may be tried again.
+                Some(Step::Again | Step::Ended(Ok(Err(Ended::NeverApplied)))) => {}
+                Some(Step::Ended(Ok(Err(Ended::Unknown)))) => return Err(KvError::LeaderChanged),
+                Some(Step::Ended(Err(_))) => return Err(KvError::Stopped),
+                Some(Step::Failed(error)) => return Err(error),
+                None => return Err(KvError::Timeout),
+            }
+            if self.left(deadline).is_none() {
+                // Refused to the end: nobody had a quorum.
+                return Err(KvError::NoLeader);
+            }
+            self.env.sleep(RETRY).await;
+        }
+    }
+
+    /// The read index of this member, if it leads: everything that was acknowledged so far is at or before it.
+    pub(super) async fn read_index(&self) -> Result<LogIndex, KvError> {
+        // No age of an acknowledgement is young enough: a round of heartbeats confirms that nobody else leads.
+        let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(self.timings.election.0);
+        match self.raft.get_read_linearizer(option).await {
+            Ok(linearizer) => Ok(LogIndex::new(linearizer.read_log_id().index() + 1)),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_) | LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(KvError::NoLeader)
+            }
+            Err(RaftError::Fatal(_)) => Err(KvError::Stopped),
+        }
+    }
+
+    /// A read index, from here or from the leader.
+    pub(super) async fn confirm(&self, deadline: Mono) -> Result<LogIndex, KvError> {
+        loop {
+            let lead = self.wait_lead(deadline).await?;
+            let asked = if lead.id == self.id {
+                self.read_index().await
+            } else {
+                let reply = self.net.call(lead.id, &lead.addr, PeerRpc::ReadIndex, Bytes::new()).await;
+                reply.map_err(|_| KvError::NoLeader).and_then(|mut r| r.try_get_u64().map(LogIndex::new).map_err(|_| KvError::NoLeader))
+            };
+            match asked {
+                Err(KvError::NoLeader) if self.left(deadline).is_some() => self.env.sleep(RETRY).await,
+                other => return other,
+            }
+        }
+    }
+
+    /// Changes the membership. Only the leader can.
+    pub(super) async fn change(&self, changes: ChangeMembers<u64, Peer>) -> Result<(), KvError> {
+        match self.raft.change_membership(changes, false).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(KvError::NoLeader),
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(KvError::LeaderChanged),
+            Err(RaftError::APIError(other)) => Err(KvError::Unavailable(other.to_string())),
+            Err(RaftError::Fatal(_)) => Err(KvError::Stopped),
+        }
+    }
+}
+
+enum Step {
+    Ended(Result<Result<Vec<Outcome>, Ended>, oneshot::error::RecvError>),
+    Again,
+    Failed(KvError),
+}
+
+struct Forget<'a> {
+    pending: &'a Pending,
+    origin: types::Origin,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.pending.forget(self.origin);
+    }
+}
+
+impl Consensus for RaftNode {
+    fn propose(&self, commands: Vec<Command>) -> BoxFuture<'static, Result<Vec<Outcome>, KvError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { inner.propose(commands).await })
+    }
+
+    fn read_barrier(&self) -> BoxFuture<'static, Result<(), KvError>> {
+        self.barrier.wait()
+    }
+
+    fn status(&self) -> watch::Receiver<RaftStatus> {
+        self.inner.status.subscribe()
+    }
+
+    fn ask_leader(&self, question: Bytes) -> BoxFuture<'static, Result<Bytes, KvError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { admin::ask_desk(&inner, question).await })
+    }
+
+    fn transfer_leader(&self, to: MemberId) -> BoxFuture<'static, Result<(), KvError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { admin::ask(&inner, &admin::Request::Transfer(to)).await })
+    }
+
+    fn add_learner(&self, member: Member) -> BoxFuture<'static, Result<(), KvError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { admin::ask(&inner, &admin::Request::AddLearner(member)).await })
+    }
+
+    fn set_voters(&self, voters: Vec<MemberId>) -> BoxFuture<'static, Result<(), KvError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { admin::ask(&inner, &admin::Request::SetVoters(voters)).await })
+    }
+
+    fn shutdown(&self) -> BoxFuture<'static, ()> {
+        let (inner, barrier) = (self.inner.clone(), self.barrier.clone());
+        Box::pin(async move {
+            admin::leave_leadership(&inner).await;
+            inner.closing.send_replace(true);
+            barrier.stop();
+            if let Err(error) = inner.raft.shutdown().await {
+                tracing::warn!(%error, "consensus did not stop cleanly");
+            }
+            if let Err(error) = super::machine::flush(inner.engine.clone(), inner.inline).await {
+                tracing::warn!(%error, "the last flush failed; the next start replays the log");
+            }
+            inner.log.close().await;
+        })
     }
 }

@@ -1,0 +1,326 @@
+//! What only the leader can do, asked from any member: questions to its desk, changes of the membership, handing leadership over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kontiki_base::ids::MemberId;
+use kontiki_base::kv::KvError;
+use kontiki_base::net::PeerRpc;
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, RaftError};
+
+use super::network::within;
+use super::node::Inner;
+use super::types::{Membership, Peer};
+use super::{Member, start, wire};
+
+/// A question to the leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    /// For the desk.
+    Desk(Bytes),
+    AddLearner(Member),
+    SetVoters(Vec<MemberId>),
+    RemoveLearner(MemberId),
+    Update(Member),
+    Transfer(MemberId),
+    /// Any member answers this one: its membership, if it has one.
+    Hello,
+}
+
+impl Request {
+    fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        match self {
+            Self::Desk(question) => {
+                out.put_u8(0);
+                out.put_slice(question);
+            }
+            Self::AddLearner(member) => put_member(&mut out, 1, member),
+            Self::SetVoters(voters) => {
+                out.put_u8(2);
+                voters.iter().for_each(|id| out.put_u64(id.get()));
+            }
+            Self::RemoveLearner(id) => put_id(&mut out, 3, *id),
+            Self::Update(member) => put_member(&mut out, 4, member),
+            Self::Transfer(id) => put_id(&mut out, 5, *id),
+            Self::Hello => out.put_u8(6),
+        }
+        out.freeze()
+    }
+
+    fn decode(mut from: Bytes) -> Option<Self> {
+        Some(match from.try_get_u8().ok()? {
+            0 => Self::Desk(from),
+            1 => Self::AddLearner(get_member(from)?),
+            2 if from.len().is_multiple_of(8) => Self::SetVoters(from.chunks(8).map(|mut id| MemberId::new(id.get_u64())).collect()),
+            3 => Self::RemoveLearner(MemberId::new(wire::decode(from, wire::get_u64).ok()?)),
+            4 => Self::Update(get_member(from)?),
+            5 => Self::Transfer(MemberId::new(wire::decode(from, wire::get_u64).ok()?)),
+            6 if from.is_empty() => Self::Hello,
+            _ => return None,
+        })
+    }
+}
+
+fn put_id(out: &mut BytesMut, kind: u8, id: MemberId) {
+    out.put_u8(kind);
+    out.put_u64(id.get());
+}
+
+fn put_member(out: &mut BytesMut, kind: u8, member: &Member) {
+    put_id(out, kind, member.id);
+    wire::put_peer(out, &peer_of(member, false));
+}
+
+fn get_member(from: Bytes) -> Option<Member> {
+    let get = |from: &mut Bytes| Some(wire::get_u64(from).zip(wire::get_peer(from))?);
+    let (id, peer) = wire::decode(from, get).ok()?;
+    Some(peer.member(id, true))
+}
+
+fn peer_of(member: &Member, started: bool) -> Peer {
+    Peer { name: member.name.clone(), peer_urls: member.peer_urls.clone(), client_urls: member.client_urls.clone(), started }
+}
+
+/// Errors that keep their identity on the way from the leader to a client's member: number and error.
+fn errors() -> [(u8, KvError); 12] {
+    [
+        (1, KvError::NoLeader),
+        (2, KvError::LeaderChanged),
+        (3, KvError::Timeout),
+        (4, KvError::Stopped),
+        (5, KvError::LeaseNotFound),
+        (6, KvError::LeaseExists),
+        (7, KvError::LeaseTtlTooLarge),
+        (8, KvError::TooManyRequests),
+        (9, KvError::NoSpace),
+        (10, KvError::TooLarge),
+        (11, KvError::KeyNotFound),
+        (12, KvError::EmptyKey),
+    ]
+}
+
+const UNAVAILABLE: u8 = 100;
+const INTERNAL: u8 = 101;
+const UNIMPLEMENTED: u8 = 102;
+
+fn encode_reply(reply: &Result<Bytes, KvError>) -> Bytes {
+    let mut out = BytesMut::new();
+    match reply {
+        Ok(body) => {
+            out.put_u8(0);
+            out.put_slice(body);
+        }
+        Err(error) => {
+            let (number, text) = match error {
+                KvError::Unavailable(why) => (UNAVAILABLE, why.clone()),
+                KvError::Unimplemented(what) => (UNIMPLEMENTED, what.clone()),
+                other => errors().into_iter().find(|(_, e)| e == other).map_or((INTERNAL, other.to_string()), |(n, _)| (n, String::new())),
+            };
+            out.put_u8(number);
+            out.put_slice(text.as_bytes());
+        }
+    }
+    out.freeze()
+}
+
+fn decode_reply(mut from: Bytes) -> Result<Bytes, KvError> {
+    let number = from.try_get_u8().map_err(|_| KvError::Internal("an empty reply of the leader".into()))?;
+    let text = || String::from_utf8_lossy(&from).into_owned();
+    match number {
+        0 => Ok(from),
+        UNAVAILABLE => Err(KvError::Unavailable(text())),
+        UNIMPLEMENTED => Err(KvError::Unimplemented(text())),
+        _ => Err(errors().into_iter().find(|(n, _)| *n == number).map_or_else(|| KvError::Internal(text()), |(_, e)| e)),
+    }
+}
+
+/// Asks the leader's desk.
+pub(super) async fn ask_desk(inner: &Arc<Inner>, question: Bytes) -> Result<Bytes, KvError> {
+    ask_bytes(inner, &Request::Desk(question)).await
+}
+
+/// Asks the leader to do something.
+pub(super) async fn ask(inner: &Arc<Inner>, request: &Request) -> Result<(), KvError> {
+    ask_bytes(inner, request).await.map(drop)
+}
+
+async fn ask_bytes(inner: &Arc<Inner>, request: &Request) -> Result<Bytes, KvError> {
+    let deadline = inner.deadline();
+    let lead = inner.wait_lead(deadline).await?;
+    let left = inner.left(deadline).ok_or(KvError::Timeout)?;
+    if lead.id == inner.id {
+        return within(&*inner.env, left, answer(inner, request.clone())).await.unwrap_or(Err(KvError::Timeout));
+    }
+    let call = inner.net.call(lead.id, &lead.addr, PeerRpc::Ask, request.encode());
+    match within(&*inner.env, left, call).await {
+        Some(Ok(reply)) => decode_reply(reply),
+        // The question may have been answered; who asks decides whether to ask again.
+        Some(Err(_)) => Err(KvError::LeaderChanged),
+        None => Err(KvError::Timeout),
+    }
+}
+
+/// Serves a question of another member.
+pub(super) async fn serve(inner: &Arc<Inner>, body: Bytes) -> Result<Bytes, String> {
+    let request = Request::decode(body).ok_or("a question of a peer cannot be read")?;
+    Ok(encode_reply(&answer(inner, request).await))
+}
+
+async fn answer(inner: &Arc<Inner>, request: Request) -> Result<Bytes, KvError> {
+    if request == Request::Hello {
+        let mut out = BytesMut::new();
+        wire::put_membership(&mut out, membership(inner).membership());
+        return Ok(out.freeze());
+    }
+    if inner.lead().is_none_or(|lead| lead.id != inner.id) {
+        return Err(KvError::NoLeader);
+    }
+    match request {
+        Request::Desk(question) => match inner.desk.get() {
+            Some(desk) => return desk.answer(question).await,
+            None => return Err(KvError::Unavailable("the leader is still starting".into())),
+        },
+        Request::AddLearner(member) => add_learner(inner, &member).await?,
+        Request::SetVoters(voters) => {
+            let voters: BTreeSet<u64> = voters.iter().map(|id| id.get()).collect();
+            inner.change(ChangeMembers::ReplaceAllVoters(voters)).await?;
+        }
+        Request::RemoveLearner(id) => inner.change(ChangeMembers::RemoveNodes([id.get()].into())).await?,
+        Request::Update(member) => {
+            let peer = peer_of(&member, true);
+            inner.change(ChangeMembers::SetNodes(BTreeMap::from([(member.id.get(), peer)]))).await?;
+        }
+        Request::Transfer(to) => transfer(inner, to).await?,
+        Request::Hello => {}
+    }
+    Ok(Bytes::new())
+}
+
+pub(super) fn membership(inner: &Inner) -> Arc<super::types::StoredMembership> {
+    inner.raft.metrics().borrow_watched().membership_config.clone()
+}
+
+async fn add_learner(inner: &Inner, member: &Member) -> Result<(), KvError> {
+    let id = if member.id == MemberId::ZERO { start::member_id(&member.peer_urls, &inner.cluster_token) } else { member.id };
+    match inner.raft.add_learner(id.get(), peer_of(member, false), false).await {
+        Ok(_) => Ok(()),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(KvError::NoLeader),
+        Err(RaftError::APIError(other)) => Err(KvError::Unavailable(other.to_string())),
+        Err(RaftError::Fatal(_)) => Err(KvError::Stopped),
+    }
+}
+
+/// Hands leadership to `to`, and waits until somebody else leads.
+async fn transfer(inner: &Inner, to: MemberId) -> Result<(), KvError> {
+    if to == inner.id {
+        return Ok(());
+    }
+    let voters: BTreeSet<u64> = membership(inner).voter_ids().collect();
+    if !voters.contains(&to.get()) {
+        return Err(KvError::Unavailable(format!("member {to} has no vote")));
+    }
+    inner.raft.trigger().transfer_leader(to.get()).await.map_err(|_| KvError::Stopped)?;
+    let mut metrics = inner.raft.metrics();
+    let moved = async {
+        while metrics.borrow_watched().current_leader == Some(inner.id.get()) || metrics.borrow_watched().current_leader.is_none() {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    within(&*inner.env, inner.timings.election.1 * 2, moved).await.ok_or(KvError::Timeout)
+}
+
+/// Before a leader stops it gives its leadership to the member that has the most of its log, so that writes go on at once.
+pub(super) async fn leave_leadership(inner: &Inner) {
+    if inner.lead().is_none_or(|lead| lead.id != inner.id) {
+        return;
+    }
+    let voters: BTreeSet<u64> = membership(inner).voter_ids().collect();
+    let best = {
+        let metrics = inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let others = metrics.replication.iter().flatten().filter(|(id, _)| **id != inner.id.get() && voters.contains(*id));
+        others.max_by_key(|(_, matched)| **matched).map(|(id, _)| *id)
+    };
+    if let Some(best) = best
+        && let Err(error) = transfer(inner, MemberId::new(best)).await
+    {
+        tracing::info!(to = best, %error, "leadership was not handed over; an election decides");
+    }
+}
+
+/// Tells the cluster, once in a member's life, that this member has started: from then on it is known to hold votes and entries, and
+/// is refused should it ever come back with nothing (etcd does the same by publishing a member's client URLs).
+pub(super) async fn announce(inner: Arc<Inner>, own: Peer) {
+    loop {
+        let known = membership(&inner).membership().get_node(&inner.id.get()).cloned();
+        if known.is_some_and(|peer| peer.started) || inner.stopped() {
+            return;
+        }
+        let asked = if membership(&inner).membership().get_node(&inner.id.get()).is_some() {
+            ask(&inner, &Request::Update(own.member(inner.id.get(), true))).await
+        } else {
+            // Not a member yet: wait to be added.
+            Err(KvError::NoLeader)
+        };
+        // Several members announce themselves at once, and one change of the membership is carried out at a time.
+        let pause = if asked.is_ok() { 50 } else { 50 + inner.env.random_u64() % 200 };
+        inner.env.sleep(Duration::from_millis(pause)).await;
+    }
+}
+
+/// Asks the other members whether the cluster that is to be made is there already, with this member in it.
+pub(super) async fn already_started(
+    env: &dyn kontiki_base::env::Env,
+    net: &dyn kontiki_base::net::PeerNet,
+    id: MemberId,
+    others: &[(MemberId, Peer)],
+) -> bool {
+    let calls = others.iter().map(|(to, peer)| net.call(*to, peer.address(), PeerRpc::Ask, Request::Hello.encode()));
+    let ask_all = futures::future::join_all(calls);
+    let Some(replies) = within(env, start::HELLO, ask_all).await else {
+        return false;
+    };
+    replies.into_iter().flatten().filter_map(|reply| decode_reply(reply).ok()).any(|body| {
+        let membership: Result<Membership, _> = wire::decode(body, wire::get_membership);
+        membership.is_ok_and(|m| m.get_node(&id.get()).is_some_and(|peer| peer.started))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_and_replies_survive_their_encoding() {
+        let member =
+            Member { id: MemberId::new(5), name: "m".into(), peer_urls: vec!["http://a".into()], client_urls: vec![], learner: true };
+        let requests = [
+            Request::Desk(Bytes::from_static(b"who")),
+            Request::AddLearner(member.clone()),
+            Request::SetVoters(vec![MemberId::new(1), MemberId::new(2)]),
+            Request::RemoveLearner(MemberId::new(3)),
+            Request::Update(member),
+            Request::Transfer(MemberId::new(4)),
+            Request::Hello,
+        ];
+        for request in requests {
+            assert_eq!(Request::decode(request.encode()), Some(request));
+        }
+        assert_eq!(Request::decode(Bytes::from_static(&[9])), None);
+        let known = errors().into_iter().map(|(_, e)| Err(e));
+        for reply in known.chain([Ok(Bytes::from_static(b"me")), Err(KvError::Unavailable("x".into())), Err(KvError::Internal("y".into()))])
+        {
+            match decode_reply(encode_reply(&reply)) {
+                Err(KvError::Internal(text)) => assert!(text.ends_with('y')),
+                other => assert_eq!(other, reply),
+            }
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! openraft's state machine: entries go to the apply thread in chunks, one engine commit each.
+//!
+//! The order within a chunk never changes: commit, then the watch hub, then the proposers. Whoever is answered can read what it wrote,
+//! and no watcher learns of a write that a reader cannot see.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use futures::{Stream, StreamExt};
+use kontiki_base::LeaseId;
+use kontiki_base::ids::LogPos;
+use kontiki_base::kv::Event;
+use kontiki_base::limits;
+use kontiki_mvcc::{Batch, Command, Outcome, Overlay, Reply, View};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::pending::Pending;
+use super::types::{self, Applied, Entry, LogId, Origin, Payload, SnapshotMeta, StoredMembership, TypeConfig};
+use super::{AppliedBatch, ApplySink, wire};
+use crate::engine::{AppliedMark, Engine};
+
+pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+/// Changes that one slice of a sweep may look at.
+const SWEEP_SLICE: usize = 1_000;
+
+/// What openraft passes around as a snapshot.
+pub(crate) enum SnapshotData {
+    /// To be sent: the engine makes a checkpoint when it is. That may be newer than the snapshot's description, never older.
+    Engine(Arc<dyn Engine>),
+    /// Received: files of a checkpoint.
+    Files(PathBuf),
+}
+
+/// Carries out entries. Lives on one thread.
+pub(crate) struct Applier {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) sink: Arc<dyn ApplySink>,
+    pub(crate) pending: Arc<Pending>,
+    pub(crate) applied: watch::Sender<LogPos>,
+    pub(crate) membership: StoredMembership,
+    /// There may be records that nobody can read any more.
+    pub(crate) sweeping: bool,
+}
+
+/// What a chunk collects before it is committed.
+#[derive(Default)]
+struct Chunk {
+    batch: Batch,
+    events: Vec<Event>,
+    leases: Vec<(LeaseId, Option<i64>)>,
+    answers: Vec<(LogPos, Option<(Origin, Vec<Outcome>)>)>,
+}
+
+/// The membership that a mark carries.
+pub(crate) fn membership_of(mark: &AppliedMark) -> io::Result<StoredMembership> {
+    if mark.membership.is_empty() {
+        return Ok(StoredMembership::default());
+    }
+    wire::decode(mark.membership.clone(), wire::get_stored).map_err(|_| invalid("the stored membership cannot be read"))
+}
+
+fn invalid(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.into())
+}
+
+impl Applier {
+    fn apply(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+        let Some(last) = entries.last().map(|e| types::pos(e.log_id)) else {
+            return Ok(());
+        };
+        let view = self.engine.snapshot();
+        let mut chunk = Chunk::default();
+        for entry in entries {
+            let at = types::pos(entry.log_id);
+            let answer = match entry.payload {
+                Payload::Blank => None,
+                Payload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    None
+                }
+                Payload::Normal(proposal) => {
+                    let commands = proposal.commands().map_err(|e| invalid(format!("entry {at:?}: {e}")))?;
+                    Some((proposal.origin(), self.carry_out(&*view, at, &commands, &mut chunk)?))
+                }
+            };
+            chunk.answers.push((at, answer));
+        }
+        let now = kontiki_mvcc::current(&Overlay { base: &*view, batch: &chunk.batch }).map_err(io::Error::other)?;
+        drop(view);
+        self.engine.commit(chunk.batch, self.mark(last)).map_err(io::Error::other)?;
+        let batch =
+            AppliedBatch { index: last.index, revision: now.revision, compact: now.compact, events: chunk.events, leases: chunk.leases };
+        self.sink.applied(batch);
+        self.applied.send_replace(last);
+        for (at, answer) in chunk.answers {
+            self.pending.applied(at, answer);
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, view: &dyn View, at: LogPos, commands: &[Command], chunk: &mut Chunk) -> io::Result<Vec<Outcome>> {
+        let mut outcomes = Vec::with_capacity(commands.len());
+        for command in commands {
+            let outcome = kontiki_mvcc::apply(view, at, command, &mut chunk.batch).map_err(io::Error::other)?;
+            chunk.events.extend(outcome.events.iter().cloned());
+            match (command, &outcome.reply) {
+                (_, Ok(Reply::LeaseGrant { id, ttl })) => chunk.leases.push((*id, Some(*ttl))),
+                (Command::LeaseRevoke { id }, Ok(_)) => chunk.leases.push((*id, None)),
+                (Command::Compact { .. }, Ok(_)) => self.sweeping = true,
+                _ => {}
+            }
+            outcomes.push(outcome);
+        }
+        Ok(outcomes)
+    }
+
+    fn mark(&self, pos: LogPos) -> AppliedMark {
+        let mut membership = BytesMut::new();
+        wire::put_stored(&mut membership, &self.membership);
+        AppliedMark { pos, membership: membership.freeze() }
+    }
+
+    fn install(&mut self, meta: &SnapshotMeta, dir: &std::path::Path) -> io::Result<()> {
+        let mark = self.engine.replace_from(dir).map_err(io::Error::other)?;
+        if mark.pos != types::pos_or_zero(meta.last_log_id) {
+            return Err(invalid(format!("a snapshot of {:?} was announced, and one of {:?} came", meta.last_log_id, mark.pos)));
+        }
+        self.membership = membership_of(&mark)?;
+        let now = kontiki_mvcc::current(&*self.engine.snapshot()).map_err(io::Error::other)?;
+        self.sink.replaced(now.revision, now.compact);
+        self.applied.send_replace(mark.pos);
+        self.pending.jumped(mark.pos);
+        self.sweeping = true;
+        Ok(())
+    }
+
+    /// Removes some records that nobody can read any more. What is removed when is each member's own business.
+    fn sweep(&mut self) -> io::Result<()> {
+        let mut batch = Batch::default();
+        let view = self.engine.snapshot();
+        let progress = kontiki_mvcc::sweep(&*view, SWEEP_SLICE, &mut batch).map_err(io::Error::other)?;
+        drop(view);
+        self.sweeping = !progress.done;
+        if batch.writes.is_empty() {
+            return Ok(());
+        }
+        self.engine.commit(batch, self.engine.applied()).map_err(io::Error::other)
+    }
+
+    fn job(&mut self, job: Job) {
+        match job {
+            Job::Apply { entries, done } => drop(done.send(self.apply(entries))),
+            Job::Install { meta, dir, done } => drop(done.send(self.install(&meta, &dir))),
+        }
+        self.sweep_slice();
+    }
+
+    fn sweep_slice(&mut self) {
+        if self.sweeping
+            && let Err(error) = self.sweep()
+        {
+            self.sweeping = false;
+            tracing::error!(%error, "removal of compacted history has stopped");
+        }
+    }
+
+    fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        loop {
+            let next = if self.sweeping {
+                match jobs.try_recv() {
+                    Err(mpsc::error::TryRecvError::Empty) => {
+                        self.sweep_slice();
+                        continue;
+                    }
+                    other => other.ok(),
+                }
+            } else {
+                jobs.blocking_recv()
+            };
+            match next {
+                Some(job) => self.job(job),
+                None => return,
+            }
+        }
+    }
+}
+
+enum Job {
+    Apply { entries: Vec<Entry>, done: oneshot::Sender<io::Result<()>> },
+    Install { meta: Box<SnapshotMeta>, dir: PathBuf, done: oneshot::Sender<io::Result<()>> },
+}
+
+enum Hands {
+    Thread(mpsc::Sender<Job>),
+    /// Inside the calling task, for runtimes whose clock is simulated.
+    Inline(Box<Applier>),
+}
+
+/// The state machine as openraft sees it.
+pub(crate) struct Machine {
+    engine: Arc<dyn Engine>,
+    hands: Hands,
+}
+
+impl Machine {
+    /// Starts the apply thread, unless everything is to run inline.
+    pub(crate) fn start(applier: Applier, inline: bool) -> io::Result<Self> {
+        let engine = applier.engine.clone();
+        if inline {
+            return Ok(Self { engine, hands: Hands::Inline(Box::new(applier)) });
+        }
+        let (jobs, queue) = mpsc::channel(limits::RAFT_APPLY_QUEUE);
+        std::thread::Builder::new().name("raft-apply".into()).spawn(move || applier.run(queue))?;
+        Ok(Self { engine, hands: Hands::Thread(jobs) })
+    }
+
+    async fn submit(&mut self, job: Job, done: oneshot::Receiver<io::Result<()>>) -> io::Result<()> {
+        match &mut self.hands {
+            Hands::Thread(jobs) => {
+                jobs.send(job).await.map_err(|_| io::Error::other("the apply thread has ended"))?;
+            }
+            Hands::Inline(applier) => {
+                applier.job(job);
+                while applier.sweeping {
+                    applier.sweep_slice();
+                }
+            }
+        }
+        done.await.map_err(|_| io::Error::other("the apply thread has ended"))?
+    }
+
+    fn meta(&self) -> io::Result<SnapshotMeta> {
+        meta_of(&self.engine.applied())
+    }
+}
+
+fn meta_of(mark: &AppliedMark) -> io::Result<SnapshotMeta> {
+    Ok(SnapshotMeta { last_log_id: types::log_id(mark.pos), last_membership: membership_of(mark)? })
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let meta = self.meta()?;
+        Ok((meta.last_log_id, meta.last_membership))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+    {
+        loop {
+            let (mut chunk, mut responders, mut bytes, mut ended) = (Vec::new(), Vec::new(), 0, true);
+            while let Some(next) = entries.next().await {
+                let (entry, responder) = next?;
+                if let Payload::Normal(proposal) = &entry.payload {
+                    bytes += proposal.0.len();
+                }
+                chunk.push(entry);
+                responders.extend(responder);
+                if chunk.len() >= limits::RAFT_APPLY_CHUNK || bytes >= limits::RAFT_APPLY_CHUNK_BYTES {
+                    ended = false;
+                    break;
+                }
+            }
+            if !chunk.is_empty() {
+                let (done, result) = oneshot::channel();
+                self.submit(Job::Apply { entries: chunk, done }, result).await?;
+                responders.into_iter().for_each(|r| r.send(Applied));
+            }
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { engine: self.engine.clone(), inline: matches!(self.hands, Hands::Inline(_)) }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+        match snapshot {
+            // Our own state: nothing to do.
+            SnapshotData::Engine(_) => Ok(()),
+            SnapshotData::Files(dir) => {
+                let (done, result) = oneshot::channel();
+                self.submit(Job::Install { meta: Box::new(meta.clone()), dir, done }, result).await
+            }
+        }
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let meta = self.meta()?;
+        Ok(meta.last_log_id.is_some().then(|| Snapshot { meta, snapshot: SnapshotData::Engine(self.engine.clone()) }))
+    }
+}
+
+/// "Builds" a snapshot by making the state durable: the log behind it may go then. Files are made only when somebody needs them.
+pub(crate) struct Builder {
+    engine: Arc<dyn Engine>,
+    inline: bool,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let mark = self.engine.applied();
+        flush(self.engine.clone(), self.inline).await?;
+        Ok(Snapshot { meta: meta_of(&mark)?, snapshot: SnapshotData::Engine(self.engine.clone()) })
+    }
+}
+
+/// Flushes the engine without blocking the calling task's thread.
+pub(crate) async fn flush(engine: Arc<dyn Engine>, inline: bool) -> io::Result<LogPos> {
+    blocking(inline, move || engine.flush()).await?.map_err(io::Error::other)
+}
+
+/// Runs something that blocks where that is allowed.
+pub(crate) async fn blocking<T: Send + 'static>(inline: bool, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    if inline { Ok(work()) } else { tokio::task::spawn_blocking(work).await.map_err(io::Error::other) }
+}

@@ -1,0 +1,291 @@
+//! Opening a member: who it is, what it has stored, and whether the two fit together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use kontiki_base::env::Env;
+use kontiki_base::ids::{LogPos, MemberId};
+use openraft::{Config, SnapshotPolicy};
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use super::config::{InitialMember, RaftConfig, StartError, Storage, Timings};
+use super::machine::{Applier, Machine, blocking, membership_of};
+use super::network::Network;
+use super::node::{Inner, Raft};
+use super::pending::Pending;
+use super::storage::LogStore;
+use super::types::Peer;
+use super::{RaftStatus, admin};
+use crate::engine::Engine;
+use crate::engine::rocks::RocksEngine;
+use crate::log::disk::make_dir;
+use crate::log::{Cold, FsDisk, Log, LogDisk, LogError, LogOptions, Runner};
+
+/// How long a new member waits for the others to say whether the cluster is there already.
+pub(super) const HELLO: Duration = Duration::from_millis(1_500);
+
+/// A follower that lacks more entries than this is sent a snapshot even if the log still has them.
+const LAG_FOR_SNAPSHOT: u64 = 1_000_000;
+
+/// The id of a member: of its peer URLs and the cluster's token, so that every member computes the same.
+pub fn member_id(peer_urls: &[String], cluster_token: &str) -> MemberId {
+    let mut urls: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
+    urls.sort_unstable();
+    MemberId::new(hash(urls.into_iter().chain([cluster_token]), "member"))
+}
+
+/// The id of a cluster: of its token.
+pub fn cluster_id(cluster_token: &str) -> u64 {
+    hash([cluster_token], "cluster")
+}
+
+/// Never 0, which means "none".
+fn hash<'a>(parts: impl IntoIterator<Item = &'a str>, what: &'a str) -> u64 {
+    let mut sha = Sha256::new();
+    for part in [what].into_iter().chain(parts) {
+        sha.update((part.len() as u64).to_be_bytes());
+        sha.update(part.as_bytes());
+    }
+    let digest = sha.finalize();
+    u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")).max(1)
+}
+
+struct Opened {
+    engine: Arc<dyn Engine>,
+    disk: Arc<dyn LogDisk>,
+    log: LogOptions,
+    scratch: PathBuf,
+    inline: bool,
+}
+
+/// Everything of a member but the tasks that run beside consensus.
+pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Peer), StartError> {
+    let members = members(&config)?;
+    let (id, own) = own_row(&config, &members)?;
+    let cluster = cluster_id(&config.cluster_token);
+    let inline = matches!(config.storage, Storage::Parts { inline: true, .. });
+    let storage = config.storage;
+    let opened = blocking(inline, move || open_storage(storage, cluster, id)).await.map_err(|e| StartError::DataDir(e.to_string()))??;
+    let log = open_log(&opened, &config.env).await?;
+    fit_log_to_engine(&log, opened.engine.applied().pos).await?;
+
+    let blank = log.status() == crate::log::LogStatus::default() && opened.engine.applied().pos == LogPos::default();
+    let others: Vec<_> = members.iter().filter(|(other, _)| *other != id).cloned().collect();
+    if blank && !config.join && admin::already_started(&*config.env, &*config.net, id, &others).await {
+        let why = format!("member {} of this cluster has run before, and its data is gone: remove it and add it again", config.name);
+        return Err(StartError::DataDir(why));
+    }
+
+    let network =
+        Network { me: id, net: config.net.clone(), env: config.env.clone(), scratch: opened.scratch.clone(), inline: opened.inline };
+    let (applied_tx, applied) = watch::channel(opened.engine.applied().pos);
+    let pending = Arc::new(Pending::new(id, config.env.random_u64()));
+    let applier = Applier {
+        engine: opened.engine.clone(),
+        sink: config.sink,
+        pending: pending.clone(),
+        applied: applied_tx,
+        membership: membership_of(&opened.engine.applied()).map_err(|e| StartError::DataDir(e.to_string()))?,
+        sweeping: true,
+    };
+    let machine = Machine::start(applier, opened.inline).map_err(|e| StartError::Raft(e.to_string()))?;
+    let store = LogStore::new(log.clone(), opened.inline);
+    let tuned = Arc::new(tune(&config.timings, &config.cluster_token)?);
+    let raft = Raft::new(id.get(), tuned, network.clone(), store, machine).await.map_err(|e| StartError::Raft(e.to_string()))?;
+    if blank && !config.join {
+        let nodes: BTreeMap<u64, Peer> = members.into_iter().map(|(id, peer)| (id.get(), peer)).collect();
+        raft.initialize(nodes).await.map_err(|e| StartError::Raft(e.to_string()))?;
+    }
+    let status = RaftStatus { id, cluster_id: cluster, ..RaftStatus::default() };
+    let inner = Inner {
+        id,
+        cluster_token: config.cluster_token,
+        raft,
+        net: config.net,
+        env: config.env,
+        engine: opened.engine,
+        log,
+        pending,
+        applied,
+        status: watch::channel(status).0,
+        desk: OnceLock::new(),
+        timings: config.timings,
+        inline: opened.inline,
+        closing: watch::channel(false).0,
+    };
+    Ok((Arc::new(inner), network, own))
+}
+
+fn members(config: &RaftConfig) -> Result<Vec<(MemberId, Peer)>, StartError> {
+    let mut names = BTreeSet::new();
+    let mut urls = BTreeSet::new();
+    for member in &config.initial_cluster {
+        if member.peer_urls.is_empty() {
+            return Err(StartError::Config(format!("member {} has no peer URL", member.name)));
+        }
+        if !names.insert(&member.name) {
+            return Err(StartError::Config(format!("two members are named {}", member.name)));
+        }
+        if let Some(twice) = member.peer_urls.iter().find(|url| !urls.insert(*url)) {
+            return Err(StartError::Config(format!("two members have the peer URL {twice}")));
+        }
+    }
+    let row = |m: &InitialMember| {
+        let peer = Peer { name: m.name.clone(), peer_urls: m.peer_urls.clone(), client_urls: m.client_urls.clone(), started: false };
+        (member_id(&m.peer_urls, &config.cluster_token), peer)
+    };
+    Ok(config.initial_cluster.iter().map(row).collect())
+}
+
+fn own_row(config: &RaftConfig, members: &[(MemberId, Peer)]) -> Result<(MemberId, Peer), StartError> {
+    let own = members.iter().find(|(_, peer)| peer.name == config.name).cloned();
+    own.ok_or_else(|| StartError::Config(format!("the initial cluster does not list this member, {}", config.name)))
+}
+
+fn tune(timings: &Timings, name: &str) -> Result<Config, StartError> {
+    let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let config = Config {
+        cluster_name: name.to_owned(),
+        heartbeat_interval: ms(timings.heartbeat),
+        election_timeout_min: ms(timings.election.0),
+        election_timeout_max: ms(timings.election.1),
+        enable_pre_vote: Some(true),
+        // The state machine is durable by itself; when the log may go is decided in `upkeep`.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        replication_lag_threshold: LAG_FOR_SNAPSHOT,
+        max_payload_entries: kontiki_base::limits::RAFT_APPLY_CHUNK as u64,
+        install_snapshot_timeout: 600_000,
+        // A restarted leader must win an election: its state may be older than what it had acknowledged.
+        enable_leader_restore: Some(false),
+        broadcast_submitted_on_append: Some(true),
+        backoff: "50ms 100ms 200ms ..500ms".into(),
+        ..Config::default()
+    };
+    config.validate().map_err(|e| StartError::Config(e.to_string()))
+}
+
+/// What a data directory belongs to, so that it is never used by somebody else.
+fn identity(cluster: u64, id: MemberId) -> String {
+    format!("kontiki-store 1\ncluster {cluster:016x}\nmember {:016x}\n", id.get())
+}
+
+fn open_storage(storage: Storage, cluster: u64, id: MemberId) -> Result<Opened, StartError> {
+    match storage {
+        Storage::Parts { engine, disk, log, scratch, inline } => {
+            clear(&scratch)?;
+            Ok(Opened { engine, disk, log, scratch, inline })
+        }
+        Storage::Dir { path, engine, log } => {
+            let dir = |e: std::io::Error| StartError::DataDir(format!("{}: {e}", path.display()));
+            make_dir(&path).map_err(dir)?;
+            check_identity(&path, &identity(cluster, id))?;
+            let scratch = path.join("snapshots");
+            clear(&scratch)?;
+            let engine = RocksEngine::open(&path.join("engine"), engine)?;
+            let disk = FsDisk::open(&path.join("log")).map_err(dir)?;
+            Ok(Opened { engine: Arc::new(engine), disk: Arc::new(disk), log, scratch, inline: false })
+        }
+    }
+}
+
+fn check_identity(dir: &Path, expected: &str) -> Result<(), StartError> {
+    let path = dir.join("identity");
+    let io = |e: std::io::Error| StartError::DataDir(format!("{}: {e}", path.display()));
+    match std::fs::read_to_string(&path) {
+        Ok(found) if found == expected => Ok(()),
+        Ok(found) => {
+            let why = format!("{} belongs to another member or cluster:\n{found}this one is\n{expected}", dir.display());
+            Err(StartError::DataDir(why))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let unfinished = dir.join("identity.unfinished");
+            std::fs::write(&unfinished, expected).map_err(io)?;
+            std::fs::File::open(&unfinished).and_then(|f| f.sync_all()).map_err(io)?;
+            std::fs::rename(&unfinished, &path).map_err(io)?;
+            crate::log::disk::sync_dir(dir).map_err(io)
+        }
+        Err(e) => Err(io(e)),
+    }
+}
+
+/// Makes an empty directory: whatever a crash left in it is of no use.
+fn clear(dir: &Path) -> Result<(), StartError> {
+    let io = |e: std::io::Error| StartError::DataDir(format!("{}: {e}", dir.display()));
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).map_err(io)?;
+    }
+    make_dir(dir).map_err(io)
+}
+
+async fn open_log(opened: &Opened, env: &Arc<dyn Env>) -> Result<Log, StartError> {
+    let runner = if opened.inline { Runner::Task { env: env.clone(), sync_us: 2_000 } } else { Runner::Thread };
+    let (disk, options, seed, inline) = (opened.disk.clone(), opened.log.clone(), env.random_u64(), opened.inline);
+    // The task of an inline log must be spawned from here.
+    let log = if inline {
+        Ok(Log::open(disk, options, runner, seed))
+    } else {
+        blocking(false, move || Log::open(disk, options, runner, seed)).await
+    };
+    Ok(log.map_err(|e| StartError::Raft(e.to_string()))??)
+}
+
+/// The engine may have flushed entries that the log lost in the crash: a leader applies what a quorum has, even before its own disk
+/// has it. Such entries are committed and contained in the state, so the log is made to begin behind them.
+async fn fit_log_to_engine(log: &Log, applied: LogPos) -> Result<(), StartError> {
+    let status = log.status();
+    if applied.index <= status.purged.index {
+        return Ok(());
+    }
+    let here = match log.read(applied.index, applied.index.next(), usize::MAX)? {
+        Cold::Ready(entries) => entries,
+        Cold::Files(cold) => cold.run()?,
+    };
+    if here.first().is_some_and(|entry| entry.pos == applied) {
+        return Ok(());
+    }
+    tracing::info!(?applied, last = ?status.last, "the log ends before the state: it begins again behind it");
+    for purge in [false, true] {
+        let (done, result) = tokio::sync::oneshot::channel::<Result<(), LogError>>();
+        let done = Box::new(move |r| drop(done.send(r)));
+        if purge {
+            log.purge(applied, done).await;
+        } else {
+            log.truncate(status.purged, done).await;
+        }
+        result.await.map_err(|_| StartError::Raft("the log has ended".into()))??;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_depend_on_urls_and_token_and_not_on_their_order() {
+        let urls = |list: &[&str]| list.iter().map(|u| (*u).to_owned()).collect::<Vec<_>>();
+        let id = member_id(&urls(&["http://a", "http://b"]), "t");
+        assert_eq!(id, member_id(&urls(&["http://b", "http://a"]), "t"));
+        assert_ne!(id, member_id(&urls(&["http://a"]), "t"));
+        assert_ne!(id, member_id(&urls(&["http://a", "http://b"]), "u"));
+        assert_ne!(cluster_id("t"), cluster_id("u"));
+    }
+
+    #[test]
+    fn a_data_directory_belongs_to_one_member() {
+        let dir = tempfile::tempdir().unwrap();
+        check_identity(dir.path(), &identity(1, MemberId::new(2))).unwrap();
+        check_identity(dir.path(), &identity(1, MemberId::new(2))).unwrap();
+        let error = check_identity(dir.path(), &identity(1, MemberId::new(3))).unwrap_err();
+        assert!(error.to_string().contains("belongs to another member"), "{error}");
+    }
+
+    #[test]
+    fn the_default_timings_are_accepted() {
+        tune(&Timings::default(), "x").unwrap();
+    }
+}

@@ -1,0 +1,257 @@
+//! One thing at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kontiki_base::BoxFuture;
+use kontiki_base::ids::{LogIndex, MemberId};
+use kontiki_base::kv::KvError;
+use kontiki_base::net::PeerRpc;
+
+use super::world::{World, read, write};
+use crate::engine::Engine;
+use crate::raft::{Consensus, LeaderDesk, Member, Role, StartError};
+
+async fn sleep_ms(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_single_member_keeps_its_writes_over_a_power_cut() {
+    let mut world = World::new(1, 1);
+    world.start(0).await;
+    for i in 0..50 {
+        write(&world.node(0), &format!("k{i}"), "v").await.unwrap();
+    }
+    world.crash(0).await;
+    assert_eq!(read(&world.hosts[0].engine, "k49"), None, "the engine had not flushed: the log must bring it back");
+    world.start(0).await;
+    world.wait_leader().await;
+    world.node(0).read_barrier().await.unwrap();
+    for i in 0..50 {
+        assert_eq!(read(&world.hosts[0].engine, &format!("k{i}")), Some((Bytes::from_static(b"v"), 1)));
+    }
+    world.stop(0).await;
+    world.start(0).await;
+    write(&world.node(0), "after", "v").await.unwrap();
+    assert_eq!(read(&world.hosts[0].engine, "k0").unwrap().1, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_members_elect_replicate_and_answer_at_every_member() {
+    let mut world = World::new(3, 2);
+    world.start_all().await;
+    world.wait_leader().await;
+    for n in 0..3 {
+        let outcomes = write(&world.node(n), &format!("k{n}"), "v").await.unwrap();
+        assert_eq!(outcomes.len(), 1);
+        assert_eq!(read(&world.hosts[n].engine, &format!("k{n}")), Some((Bytes::from_static(b"v"), 1)), "readable where it was written");
+    }
+    for n in 0..3 {
+        world.node(n).read_barrier().await.unwrap();
+        assert!((0..3).all(|k| read(&world.hosts[n].engine, &format!("k{k}")).is_some()));
+    }
+    world.converge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_cluster_appends_nothing() {
+    let mut world = World::new(3, 3);
+    world.start_all().await;
+    world.wait_leader().await;
+    sleep_ms(5_000).await;
+    let before: Vec<_> = (0..3).map(|n| (world.status(n).last_index, world.status(n).term)).collect();
+    sleep_ms(120_000).await;
+    let after: Vec<_> = (0..3).map(|n| (world.status(n).last_index, world.status(n).term)).collect();
+    assert_eq!(before, after);
+    assert!(world.hosts.iter().all(|h| world.status(0).members.iter().any(|m| m.id == h.id)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_leader_is_replaced_and_comes_back() {
+    let mut world = World::new(3, 4);
+    world.start_all().await;
+    let old = world.wait_leader().await;
+    write(&world.node(old), "before", "1").await.unwrap();
+    world.crash(old).await;
+    let other = (old + 1) % 3;
+    // Through a follower, while there is no leader: it waits for the new one.
+    write(&world.node(other), "during", "2").await.unwrap();
+    let new = world.wait_leader().await;
+    assert_ne!(new, old);
+    world.start(old).await;
+    world.converge().await;
+    assert_eq!(read(&world.hosts[old].engine, "before").unwrap().1, 1);
+    assert_eq!(read(&world.hosts[old].engine, "during").unwrap().1, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_without_a_quorum_refuses_reads_and_writes() {
+    let mut world = World::new(3, 5);
+    world.start_all().await;
+    let old = world.wait_leader().await;
+    write(&world.node(old), "k", "1").await.unwrap();
+    world.isolate(old);
+    sleep_ms(3_000).await;
+    let node = world.node(old);
+    let (wrote, barrier) = tokio::join!(write(&node, "k", "lost"), node.read_barrier());
+    assert!(matches!(wrote, Err(KvError::NoLeader | KvError::Timeout)), "{wrote:?}");
+    assert!(matches!(barrier, Err(KvError::NoLeader | KvError::Timeout)), "{barrier:?}");
+    let other = (old + 1) % 3;
+    write(&world.node(other), "k", "2").await.unwrap();
+    let term = world.status(other).term;
+    world.heal();
+    world.converge().await;
+    assert_eq!(read(&world.hosts[old].engine, "k"), Some((Bytes::from_static(b"2"), 2)));
+    assert_eq!(world.status(other).term, term, "pre-vote: the member that comes back deposes nobody");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_was_away_gets_a_snapshot() {
+    let mut world = World::new(3, 6);
+    world.start_all().await;
+    let leader = world.wait_leader().await;
+    let away = (leader + 1) % 3;
+    world.crash(away).await;
+    for i in 0..300 {
+        write(&world.node(leader), &format!("k{}", i % 90), &"x".repeat(1_000)).await.unwrap();
+    }
+    sleep_ms(20_000).await;
+    let first = world.node(leader).inner.log.status().purged;
+    assert!(first.index.get() > 100, "the log was purged: {first:?}");
+    world.start(away).await;
+    world.converge().await;
+    assert!(world.wires.lock().unwrap().sent[&PeerRpc::Snapshot] > 0);
+    // What came by snapshot is durable.
+    world.crash(away).await;
+    world.start(away).await;
+    world.converge().await;
+    assert!(world.hosts[away].engine.applied().pos.index > first.index);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_member_joins_as_learner_and_then_votes() {
+    let mut world = World::new(3, 7);
+    world.start_all().await;
+    let leader = world.wait_leader().await;
+    for i in 0..200 {
+        write(&world.node(leader), &format!("k{i}"), &"x".repeat(800)).await.unwrap();
+    }
+    sleep_ms(20_000).await;
+    let joiner = world.start_joiner().await;
+    let member = Member {
+        id: MemberId::ZERO,
+        name: world.hosts[joiner].name.clone(),
+        peer_urls: vec![format!("http://m{joiner}:2380")],
+        client_urls: vec![],
+        learner: true,
+    };
+    let follower = (leader + 1) % 3;
+    world.node(follower).add_learner(member).await.unwrap();
+    world.converge().await;
+    assert_eq!(world.status(joiner).role, Role::Learner);
+    assert_eq!(world.status(joiner).id, world.hosts[joiner].id);
+    let all: Vec<_> = world.hosts.iter().map(|h| h.id).collect();
+    world.node(follower).set_voters(all.clone()).await.unwrap();
+    world.converge().await;
+    assert_eq!(world.status(joiner).role, Role::Follower);
+    // Two of the four, the leader among them, may be missing neither: a quorum is three.
+    world.node(follower).set_voters(all.iter().copied().filter(|id| *id != world.hosts[leader].id).collect()).await.unwrap();
+    world.crash(leader).await;
+    let node = world.node(joiner);
+    write(&node, "without the old leader", "v").await.unwrap();
+    assert_eq!(world.status(joiner).members.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leadership_is_handed_over_at_once() {
+    let mut world = World::new(3, 8);
+    world.start_all().await;
+    let old = world.wait_leader().await;
+    write(&world.node(old), "k", "1").await.unwrap();
+    let to = (old + 1) % 3;
+    let begun = tokio::time::Instant::now();
+    world.node((old + 2) % 3).transfer_leader(world.hosts[to].id).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    sleep_ms(100).await;
+    assert_eq!(world.leader(), Some(to));
+    // A leader that shuts down hands over by itself.
+    world.stop(to).await;
+    sleep_ms(200).await;
+    let begun = tokio::time::Instant::now();
+    let next = world.wait_leader().await;
+    assert!(begun.elapsed() < Duration::from_millis(100) && next != to);
+    write(&world.node(next), "k", "2").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_lost_its_disk_is_refused() {
+    let mut world = World::new(3, 9);
+    world.start_all().await;
+    let leader = world.wait_leader().await;
+    write(&world.node(leader), "k", "1").await.unwrap();
+    sleep_ms(3_000).await;
+    let lost = (leader + 1) % 3;
+    world.crash(lost).await;
+    world.wipe(lost);
+    let error = world.try_start(lost).await.unwrap_err();
+    assert!(matches!(&error, StartError::DataDir(why) if why.contains("its data is gone")), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_share_confirmations() {
+    let mut world = World::new(3, 10);
+    world.start_all().await;
+    let leader = world.wait_leader().await;
+    sleep_ms(3_000).await;
+    let follower = (leader + 1) % 3;
+    let before = world.wires.lock().unwrap().sent.get(&PeerRpc::ReadIndex).copied().unwrap_or(0);
+    let node = world.node(follower);
+    let reads = (0..500).map(|_| node.read_barrier());
+    assert!(futures::future::join_all(reads).await.into_iter().all(|r| r.is_ok()));
+    let asked = world.wires.lock().unwrap().sent[&PeerRpc::ReadIndex] - before;
+    assert!((1..=3).contains(&asked), "{asked} questions for 500 reads");
+}
+
+struct Echo;
+
+impl LeaderDesk for Echo {
+    fn answer(&self, question: Bytes) -> BoxFuture<'static, Result<Bytes, KvError>> {
+        Box::pin(async move { if question.is_empty() { Err(KvError::LeaseNotFound) } else { Ok(question) } })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_reach_the_leaders_desk() {
+    let mut world = World::new(3, 11);
+    world.start_all().await;
+    let leader = world.wait_leader().await;
+    let follower = world.node((leader + 1) % 3);
+    assert!(matches!(follower.ask_leader(Bytes::from_static(b"?")).await, Err(KvError::Unavailable(_))));
+    world.node(leader).set_desk(Arc::new(Echo));
+    for node in [world.node(leader), follower] {
+        assert_eq!(node.ask_leader(Bytes::from_static(b"?")).await.unwrap(), "?");
+        assert_eq!(node.ask_leader(Bytes::new()).await, Err(KvError::LeaseNotFound));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_goes_only_behind_what_is_flushed() {
+    let mut world = World::new(1, 12);
+    world.timings.flush_every = Duration::from_secs(3_600);
+    world.timings.flush_bytes = u64::MAX;
+    world.timings.keep_log_bytes = 0;
+    world.start(0).await;
+    world.wait_leader().await;
+    for i in 0..100 {
+        write(&world.node(0), &format!("k{i}"), &"x".repeat(500)).await.unwrap();
+    }
+    sleep_ms(60_000).await;
+    assert_eq!(world.node(0).inner.log.status().purged.index, LogIndex::ZERO);
+    world.crash(0).await;
+    world.start(0).await;
+    world.wait_leader().await;
+    world.node(0).read_barrier().await.unwrap();
+    assert!(read(&world.hosts[0].engine, "k99").is_some());
+}

@@ -1,0 +1,6 @@
+//! Consensus as a whole: elections, failover, restarts, snapshots, membership, and seeded chaos.
+
+mod cases;
+mod chaos;
+mod real;
+mod world;

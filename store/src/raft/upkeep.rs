@@ -1,0 +1,157 @@
+//! What a member does by itself: it publishes its status, flushes the engine now and then, and lets go of the log behind that.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kontiki_base::ids::{LogIndex, LogPos, MemberId, Term};
+use kontiki_base::invariant::Inv;
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver as _;
+
+use super::node::Inner;
+use super::types;
+use super::{RaftStatus, Role};
+
+/// How often the log is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Keeps [`RaftStatus`] up to date.
+pub(super) async fn publish_status(inner: Arc<Inner>) {
+    let mut metrics = inner.raft.metrics();
+    let mut applied = inner.applied.clone();
+    loop {
+        let now = metrics.borrow_watched().clone();
+        let fatal = now.running_state.as_ref().err().map(ToString::to_string);
+        let ended = fatal.is_some();
+        let applied_index = applied.borrow_and_update().index;
+        inner.status.send_if_modified(|status| {
+            let next = describe(&now, status.cluster_id, applied_index, fatal);
+            let modified = *status != next;
+            *status = next;
+            modified
+        });
+        if ended {
+            return;
+        }
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { return },
+            changed = applied.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn describe(metrics: &openraft::RaftMetrics<types::TypeConfig>, cluster_id: u64, applied: LogIndex, fatal: Option<String>) -> RaftStatus {
+    let role = match metrics.state {
+        ServerState::Leader => Role::Leader,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Learner => Role::Learner,
+        ServerState::Follower | ServerState::Shutdown => Role::Follower,
+    };
+    let matched = metrics.replication.iter().flatten();
+    RaftStatus {
+        id: MemberId::new(metrics.id),
+        cluster_id,
+        term: Term::new(metrics.current_term),
+        role,
+        leader: metrics.current_leader.map(MemberId::new),
+        last_index: LogIndex::new(metrics.last_log_index.map_or(0, |i| i + 1)),
+        committed: types::pos_or_zero(metrics.local_committed).index,
+        applied,
+        members: types::members(metrics.membership_config.membership()),
+        matched: matched.map(|(id, at)| (MemberId::new(*id), types::pos_or_zero(*at).index)).collect(),
+        fatal,
+    }
+}
+
+/// What decides when to flush and how far to purge.
+struct Upkeep {
+    flushed_at: kontiki_base::env::Mono,
+    flushed_bytes: u64,
+    /// How long the log was when: (last index, bytes written).
+    samples: VecDeque<(LogIndex, u64)>,
+    purged: LogIndex,
+}
+
+/// Samples of the log's length that are kept; when there are more, every second one goes.
+const SAMPLES: usize = 1024;
+
+pub(super) async fn flush_and_purge(inner: Arc<Inner>) {
+    let status = inner.log.status();
+    let mut upkeep = Upkeep {
+        flushed_at: inner.now(),
+        flushed_bytes: 0,
+        samples: VecDeque::from([(status.last.index, status.written_bytes)]),
+        purged: status.purged.index,
+    };
+    loop {
+        inner.env.sleep(LOOK_EVERY).await;
+        if inner.stopped() {
+            return;
+        }
+        let status = inner.log.status();
+        if upkeep.samples.back().is_none_or(|(index, _)| *index < status.last.index) {
+            upkeep.samples.push_back((status.last.index, status.written_bytes));
+        }
+        upkeep.thin_out();
+        let applied = inner.applied.borrow().index;
+        let flushed = inner.engine.flushed().index;
+        let due = inner.now().since(upkeep.flushed_at) >= inner.timings.flush_every
+            || status.written_bytes.saturating_sub(upkeep.flushed_bytes) >= inner.timings.flush_bytes;
+        if due {
+            upkeep.flushed_at = inner.now();
+            upkeep.flushed_bytes = status.written_bytes;
+            if flushed < applied {
+                // Flushes the engine, and tells consensus that the log up to there may go.
+                drop(inner.raft.trigger().snapshot().await);
+            }
+        }
+        if let Some(upto) = upkeep.purge_to(flushed, status.written_bytes, inner.timings.keep_log_bytes) {
+            purge(&inner, upto).await;
+        }
+    }
+}
+
+impl Upkeep {
+    fn thin_out(&mut self) {
+        if self.samples.len() > SAMPLES {
+            let mut keep = false;
+            self.samples.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+    }
+
+    /// How far the log may go: it must be flushed, and enough must stay for followers that were away shortly.
+    fn purge_to(&mut self, flushed: LogIndex, written: u64, keep: u64) -> Option<LogIndex> {
+        let mut upto = None;
+        while let Some((index, _)) = self.samples.pop_front_if(|(index, bytes)| *index <= flushed && written - *bytes >= keep) {
+            upto = Some(index);
+        }
+        let upto = upto.filter(|index| *index > self.purged)?;
+        self.purged = upto;
+        Some(upto)
+    }
+}
+
+async fn purge(inner: &Inner, upto: LogIndex) {
+    let flushed: LogPos = inner.engine.flushed();
+    kontiki_base::check!(Inv::PurgeBehindFlush, upto <= flushed.index, "purging up to {upto}, flushed is {flushed:?}");
+    drop(inner.raft.trigger().purge_log(upto.get() - 1).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn purging_keeps_what_is_not_flushed_and_what_followers_may_need() {
+        let samples = (1..=10).map(|i| (LogIndex::new(i * 10), i * 100)).collect();
+        let mut upkeep = Upkeep { flushed_at: kontiki_base::env::Mono::default(), flushed_bytes: 0, samples, purged: LogIndex::ZERO };
+        assert_eq!(upkeep.purge_to(LogIndex::new(5), 1000, 0), None, "not flushed");
+        assert_eq!(upkeep.purge_to(LogIndex::new(1000), 1000, 800), Some(LogIndex::new(20)), "800 bytes stay");
+        assert_eq!(upkeep.purge_to(LogIndex::new(45), 1000, 0), Some(LogIndex::new(40)));
+        assert_eq!(upkeep.purge_to(LogIndex::new(45), 1000, 0), None, "nothing new");
+    }
+}
