@@ -93,7 +93,7 @@ async fn ensure(core: &Arc<Core>, (group, plural): (&str, &str), namespace: &str
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let target = Target::of(&row, namespace, &name);
     if core.read_fresh(&target).await?.value.is_none() {
-        let new = NewObject { target: Target::of(&row, namespace, ""), body: object.clone() };
+        let new = NewObject { target: Target::of(&row, namespace, ""), body: object.clone(), applied: false };
         match core.create(&server_user(), &new, &options()).await {
             Ok(_) => tracing::info!(resource = plural, name, "created"),
             Err(status) if status.code == Code::AlreadyExists => {}

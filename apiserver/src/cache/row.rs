@@ -240,3 +240,114 @@ impl Cursor {
         if changes.is_empty() { Step::Idle(state.last.max(applied())) } else { Step::Changes(changes) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(name: &str, revision: i64) -> Event {
+        let value = format!("{{\"kind\":\"ConfigMap\",\"metadata\":{{\"name\":\"{name}\"}}}}");
+        let kv = KeyValue {
+            key: format!("/registry/configmaps/default/{name}").into(),
+            value: value.into(),
+            mod_revision: Revision::new(revision),
+            ..KeyValue::default()
+        };
+        Event { kind: EventKind::Put, kv, prev: None }
+    }
+
+    fn delete(name: &str, revision: i64) -> Event {
+        let mut event = put(name, revision);
+        event.kind = EventKind::Delete;
+        event.kv.value = Bytes::new();
+        event
+    }
+
+    fn cache() -> Arc<RowCache> {
+        let row = kontiki_registry::table::Registry::builtin().resource("", "v1", "configmaps").unwrap();
+        Arc::new(RowCache::new(row))
+    }
+
+    fn names(cache: &RowCache) -> Vec<String> {
+        let (_, objects) = cache.snapshot(b"/registry/configmaps/", || Revision::ZERO);
+        objects.iter().map(|o| o.facets["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn step(cursor: &mut Cursor) -> Vec<i64> {
+        match cursor.step(|| Revision::ZERO) {
+            Step::Changes(changes) => changes.iter().map(|c| c.revision.get()).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn changes_during_the_first_list_are_applied_once() {
+        let cache = cache();
+        cache.apply(&[put("a", 4), put("b", 5)]);
+        cache.apply(&[delete("b", 7), put("c", 8)]);
+        assert_eq!(cache.phase(), Phase::Loading);
+        // The list was read at 5: it has a and b already.
+        cache.fill(Revision::new(5), vec![put("a", 4).kv, put("b", 5).kv]);
+        assert_eq!((cache.phase(), names(&cache)), (Phase::Ready, vec!["a".to_owned(), "c".into()]));
+        let mut cursor = cache.follow(Revision::new(5)).unwrap();
+        assert_eq!(step(&mut cursor), [7, 8]);
+        assert_eq!(cache.follow(Revision::new(4)).unwrap_err(), TooOld { floor: Revision::new(5) });
+    }
+
+    #[test]
+    fn too_many_changes_during_the_first_list_end_it() {
+        let cache = cache();
+        let many: Vec<Event> = (0..=limits::CACHE_EVENTS as i64).map(|i| put("a", i + 2)).collect();
+        cache.apply(&many);
+        assert_eq!(cache.phase(), Phase::Dead);
+    }
+
+    #[test]
+    fn a_watcher_that_the_window_leaves_behind_is_told() {
+        let cache = cache();
+        cache.fill(Revision::new(1), Vec::new());
+        let mut slow = cache.follow(Revision::new(1)).unwrap();
+        let mut quick = slow.clone();
+        let last = limits::CACHE_EVENTS as i64 + 10;
+        for i in 0..last {
+            cache.apply(&[put("a", i + 2)]);
+            if i == last / 2 {
+                while let Step::Changes(_) = quick.step(|| Revision::ZERO) {}
+            }
+        }
+        assert!(matches!(slow.step(|| Revision::ZERO), Step::Lost));
+        assert_eq!(step(&mut quick)[0], last / 2 + 3);
+        assert_eq!(cache.follow(Revision::new(5)).unwrap_err(), TooOld { floor: Revision::new(11) });
+        assert!(cache.follow(Revision::new(11)).is_ok());
+    }
+
+    #[test]
+    fn the_changes_of_one_revision_stay_together() {
+        let cache = cache();
+        cache.fill(Revision::new(1), Vec::new());
+        let mut cursor = cache.follow(Revision::new(1)).unwrap();
+        let mut events: Vec<Event> = (0..limits::WATCHER_QUEUE as i64 - 1).map(|i| put(&format!("a{i}"), i + 2)).collect();
+        let shared = limits::WATCHER_QUEUE as i64 + 5;
+        events.extend((0..4).map(|i| put(&format!("t{i}"), shared)));
+        events.push(put("after", shared + 1));
+        cache.apply(&events);
+        let first = step(&mut cursor);
+        assert_eq!(first.iter().filter(|r| **r == shared).count(), 4, "none is left for the next step");
+        assert_eq!(step(&mut cursor), [shared + 1]);
+        assert!(matches!(cursor.step(|| Revision::new(99_999)), Step::Idle(r) if r == Revision::new(99_999)));
+    }
+
+    #[test]
+    fn an_unreadable_object_is_left_out_and_an_unknown_deletion_is_none() {
+        let cache = cache();
+        cache.fill(Revision::new(1), Vec::new());
+        let mut broken = put("a", 2);
+        broken.kv.value = Bytes::from_static(b"k8s\0junk");
+        cache.apply(&[broken, delete("never", 3), put("b", 4)]);
+        assert_eq!(names(&cache), ["b"]);
+        let mut cursor = cache.follow(Revision::new(1)).unwrap();
+        assert_eq!(step(&mut cursor), [4]);
+        let (revision, _) = cache.snapshot(b"/registry/configmaps/", || Revision::ZERO);
+        assert_eq!(revision, Revision::new(4));
+    }
+}

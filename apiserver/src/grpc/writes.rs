@@ -75,7 +75,7 @@ impl Door {
                     }
                     val::put(&mut object, &["metadata", "namespace"], Value::String(request.namespace.clone()));
                 }
-                Ok(OneWrite::Create(NewObject { target: Target::of(&row, &request.namespace, ""), body: object }))
+                Ok(OneWrite::Create(NewObject { target: Target::of(&row, &request.namespace, ""), body: object, applied: false }))
             }
             "binding" => {
                 let body = sub_body(&subresource(&row, "binding")?, request.object.as_ref())?;
@@ -130,7 +130,7 @@ impl Door {
         Self::authorize(user, "patch", &target.row, &named.sub, &target.namespace, &target.name)?;
         let sub = named.sub()?;
         whole_only(&named.sub, "Patch")?;
-        let (change, write) = patch_of(&target.row, kind, &request.patch, options, false, &self.core.now())?;
+        let (change, write) = patch_of(&target.row, kind, &request.patch, options, false, &named.sub, &self.core.now())?;
         Ok(Update { target, sub, write, own: false, change })
     }
 
@@ -146,7 +146,8 @@ impl Door {
         let sub = named.sub()?;
         whole_only(&named.sub, "Apply")?;
         let object = request.object.as_ref().ok_or_else(|| Status::bad_request("object: required"))?;
-        let (change, write) = patch_of(&target.row, PatchType::ApplyYaml, &object.raw, &options, request.force, &self.core.now())?;
+        let (change, write) =
+            patch_of(&target.row, PatchType::ApplyYaml, &object.raw, &options, request.force, &named.sub, &self.core.now())?;
         let update = Update { target, sub, write, own: false, change };
         Ok(convert::from_done(&self.core.update(user, &update, &options).await?))
     }

@@ -30,7 +30,7 @@ pub(super) async fn create(call: &mut Call) -> Result<Response<Body>> {
     let namespace = call.path.object_namespace().to_owned();
     check_namespace(&row, &namespace, &mut object)?;
     let target = Target::of(&row, &namespace, "");
-    let done = call.core.create(&call.user, &NewObject { target, body: object }, &options).await?;
+    let done = call.core.create(&call.user, &NewObject { target, body: object, applied: false }, &options).await?;
     call.answer_object(201, &row, &done.object)
 }
 
@@ -71,7 +71,7 @@ pub(super) async fn patch(call: &mut Call, sub: Option<&Sub>) -> Result<Response
     check_patch_options(kind, call.query.has("force"), call.query.get("fieldManager"))?;
     let bytes = call.read_body().await?;
     let row = call.row.clone();
-    let (change, write) = patch_of(&row, kind, &bytes, &options, force, &call.core.now())?;
+    let (change, write) = patch_of(&row, kind, &bytes, &options, force, sub.map_or("", |s| &s.name), &call.core.now())?;
     let update = Update { target: call.target(), sub: sub.cloned(), write, own: false, change };
     let done = call.core.update(&call.user, &update, &options).await?;
     call.answer_object(if done.created { 201 } else { 200 }, &row, &done.object)
@@ -97,10 +97,11 @@ pub(crate) fn patch_of(
     bytes: &[u8],
     options: &crate::verbs::WriteOptions,
     force: bool,
+    sub: &str,
     now: &str,
 ) -> Result<(Box<Change<'static>>, Write)> {
     if kind == PatchType::ApplyYaml {
-        let change = crate::verbs::managed::apply_of(row, bytes, options, force, now)?;
+        let change = crate::verbs::managed::apply_of(row, bytes, options, force, sub, now)?;
         return Ok((change, Write::Apply));
     }
     let patch: Value = serde_json::from_slice(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;

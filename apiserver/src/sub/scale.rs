@@ -47,7 +47,7 @@ async fn patch(call: &mut Call) -> Result<(Box<Change<'static>>, WriteOptions)> 
     if kind == PatchType::ApplyYaml {
         return Err(Status::unimplemented("server-side apply of a scale"));
     }
-    let (inner, _) = patch_of(&scale_row(&call.row), kind, &bytes, &options, false, &call.core.now())?;
+    let (inner, _) = patch_of(&scale_row(&call.row), kind, &bytes, &options, false, "", &call.core.now())?;
     let name = call.path.name.clone();
     let change = move |live: Option<&Value>| {
         let shown = live.map(of);

@@ -23,6 +23,8 @@ pub(crate) struct NewObject {
     pub(crate) target: Target,
     /// The object as it was sent.
     pub(crate) body: Value,
+    /// It was made by server-side apply, and says itself who owns its fields.
+    pub(crate) applied: bool,
 }
 
 impl Core {
@@ -78,7 +80,9 @@ impl Core {
         meta::prepare_create(row, &mut object, &context)?;
         codec::tidy(&mut object);
         let target = Target::of(row, namespace, str_of(&object, "name"));
-        super::managed::on_write(row, &mut object, None, options, None, &now);
+        if !new.applied {
+            super::managed::on_write(row, &mut object, None, options, None, &now);
+        }
         let value = codec::encode(&mut stored(row, object.clone()));
         let write = KeyWrite { key: target.key(), expect: Revision::ZERO, effect: Effect::Put(value) };
         Ok(Prepared { target, write, also: gathered.also, guards: gathered.guards, object, created: true, gone: false })

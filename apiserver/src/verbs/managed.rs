@@ -2,7 +2,7 @@
 
 use kontiki_base::Code;
 use kontiki_base::object::Gvk;
-use kontiki_registry::patch::{self, ApplyError, Operation, PatchError};
+use kontiki_registry::patch::{self, ApplyError, Operation, PatchError, Writer};
 use kontiki_registry::row::Row;
 use kontiki_registry::status::{Cause, Details, Status};
 use serde_json::Value;
@@ -18,7 +18,7 @@ pub(crate) fn on_write(row: &Row, object: &mut Value, old: Option<&Value>, optio
 }
 
 /// The change that an apply makes.
-pub(crate) fn apply_of(row: &Row, body: &[u8], options: &WriteOptions, force: bool, now: &str) -> Result<Box<Change<'static>>> {
+pub(crate) fn apply_of(row: &Row, body: &[u8], options: &WriteOptions, force: bool, sub: &str, now: &str) -> Result<Box<Change<'static>>> {
     let applied: Value = serde_yaml_ng::from_slice(body).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
     if !applied.is_object() {
         return Err(Status::bad_request("error decoding YAML: an object is needed"));
@@ -31,8 +31,11 @@ pub(crate) fn apply_of(row: &Row, body: &[u8], options: &WriteOptions, force: bo
     if given != gvk {
         return Err(Status::bad_request(format!("invalid object type: {given}")));
     }
-    let (manager, now) = (options.manager.clone(), now.to_owned());
-    let change = move |live: Option<&Value>| patch::apply(live, &applied, &gvk, &manager, force, &now).map_err(refused);
+    let (manager, sub, now) = (options.manager.clone(), sub.to_owned(), now.to_owned());
+    let change = move |live: Option<&Value>| {
+        let writer = Writer::new(&gvk, &manager, &sub, &now);
+        patch::apply_as(live, &applied, &writer, force).map_err(refused)
+    };
     Ok(Box::new(change))
 }
 

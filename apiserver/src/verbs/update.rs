@@ -100,7 +100,7 @@ impl Core {
         check_identity(target, &mut object)?;
         match write_rules::decide_write(row, *write, &object, live)? {
             WriteDecision::Refuse(why) => return Err(write_rules::refusal(row, why, &target.name, &object, live)),
-            WriteDecision::Insert => return self.insert(user, target, object, options).await,
+            WriteDecision::Insert => return self.insert(user, update, object, options).await,
             WriteDecision::Replace => {}
         }
         let Some(old) = live else { return Err(Status::not_found(row, &target.name)) };
@@ -137,12 +137,17 @@ impl Core {
     }
 
     /// A PUT or an apply of an object that is not there yet.
-    async fn insert(&self, user: &User, target: &Target, mut object: Value, options: &WriteOptions) -> Result<Prepared> {
+    async fn insert(&self, user: &User, update: &Update<'_>, mut object: Value, options: &WriteOptions) -> Result<Prepared> {
         if let Some(meta) = object["metadata"].as_object_mut() {
             meta.remove("resourceVersion");
             meta.remove("uid");
         }
-        self.prepare_create(user, &NewObject { target: target.clone(), body: object }, options).await
+        self.prepare_create(
+            user,
+            &NewObject { target: update.target.clone(), body: object, applied: update.write == Write::Apply },
+            options,
+        )
+        .await
     }
 }
 
