@@ -1,5 +1,7 @@
 //! Pods: the one kind whose status column is an algorithm.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::format::{NONE, age, condition, deleting, int, is_true, name, or, text_or};
@@ -67,7 +69,9 @@ fn readiness_gates(pod: &Value) -> String {
     if gates.is_empty() {
         return NONE.into();
     }
-    let open = gates.iter().filter(|g| is_true(pod, str_at(g, &["conditionType"]))).count();
+    let conditions = list_at(pod, &["status", "conditions"]).iter();
+    let held: BTreeSet<&str> = conditions.filter(|c| str_at(c, &["status"]) == "True").map(|c| str_at(c, &["type"])).collect();
+    let open = gates.iter().filter(|g| held.contains(str_at(g, &["conditionType"]))).count();
     format!("{open}/{}", gates.len())
 }
 
@@ -106,11 +110,11 @@ fn ended(terminated: &Value) -> String {
 /// Walks over the init containers; returns the restarts of those that go on running beside the others.
 fn walk_inits(pod: &Value, walk: &mut Walk) -> Walk {
     let inits = list_at(pod, &["spec", "initContainers"]);
+    let beside: BTreeSet<&str> = inits.iter().filter(|c| str_at(c, &["restartPolicy"]) == "Always").map(|c| str_at(c, &["name"])).collect();
     let mut restartable = Walk::default();
     for (i, status) in list_at(pod, &["status", "initContainerStatuses"]).iter().enumerate() {
         walk.restarted(status);
-        let spec = inits.iter().find(|c| str_at(c, &["name"]) == str_at(status, &["name"]));
-        let keeps_running = spec.is_some_and(|c| str_at(c, &["restartPolicy"]) == "Always");
+        let keeps_running = beside.contains(str_at(status, &["name"]));
         if keeps_running {
             restartable.restarted(status);
         }

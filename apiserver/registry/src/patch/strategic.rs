@@ -2,6 +2,8 @@
 //!
 //! The semantics, warts included, are those of `k8s.io/apimachinery/pkg/util/strategicpatch`.
 
+use std::collections::BTreeSet;
+
 use kontiki_base::object::Gvk;
 use serde_json::{Map, Value};
 
@@ -114,7 +116,8 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<()> {
     let Some(retain) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let malformed = || PatchError::Malformed("invalid patch format of retainKeys".into());
     let names = retain.as_array().ok_or_else(malformed)?;
-    let listed = |key: &str| names.iter().any(|n| n.as_str() == Some(key));
+    let names: BTreeSet<&str> = names.iter().filter_map(Value::as_str).collect();
+    let listed = |key: &str| names.contains(key);
     let stray =
         patch.iter().any(|(key, value)| !value.is_null() && !key.starts_with(SET_ORDER) && !key.starts_with(DELETE_FROM) && !listed(key));
     if stray {
@@ -128,8 +131,9 @@ fn delete_primitives(original: &mut Object, field: &str, gone: Value) -> Result<
     let Value::Array(gone) = gone else {
         return Err(PatchError::Malformed("invalid patch format of deleteFromPrimitiveList".into()));
     };
+    let gone: BTreeSet<String> = gone.iter().map(go_text).collect();
     if let Some(Value::Array(list)) = original.get_mut(field) {
-        list.retain(|item| !gone.contains(item));
+        list.retain(|item| !gone.contains(&go_text(item)));
     }
     Ok(())
 }
@@ -187,6 +191,18 @@ mod tests {
         assert_eq!(strategic(&names(&["a", "b"]), &names(&["b", "z"]), &pod), Ok(names(&["a", "b", "z"])));
         let finalizers = |n: &[&str]| json!({"metadata": {"finalizers": n}});
         assert_eq!(strategic(&finalizers(&["a", "b"]), &finalizers(&["c", "a"]), &pod), Ok(finalizers(&["c", "a", "b"])));
+    }
+
+    /// Long lists must not take quadratic time.
+    #[test]
+    fn long_lists_merge_quickly() {
+        let pod = gvk_of("Pod");
+        let list = |n: usize, image: &str| {
+            let containers: Vec<_> = (0..n).map(|i| json!({"name": format!("c{i:05}"), "image": image})).collect();
+            json!({"spec": {"containers": containers}, "metadata": {"finalizers": (0..n).map(|i| format!("f{i}")).collect::<Vec<_>>()}})
+        };
+        let merged = strategic(&list(20_000, "a"), &list(20_000, "b"), &pod).unwrap();
+        assert_eq!(merged, list(20_000, "b"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod encode;
 pub mod table;
 
 use kontiki_base::object::Gvk;
+use kontiki_base::{Code, limits};
 use serde_json::Value;
 
 /// The media type.
@@ -23,10 +24,10 @@ pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 pub const MAGIC: [u8; 4] = *b"k8s\0";
 
 /// Messages may nest this deep; a deeper body is refused.
-pub const MAX_DEPTH: u32 = 100;
+pub const MAX_DEPTH: u32 = limits::PROTOBUF_DEPTH as u32;
 
 /// A body may hold this many values; a fuller one is refused. It bounds the memory that a few bytes of empty messages could claim.
-pub const MAX_VALUES: u32 = 500_000;
+pub const MAX_VALUES: u32 = limits::PROTOBUF_VALUES as u32;
 
 /// Why bytes are not an object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +72,16 @@ pub enum DecodeError {
     TooMany,
 }
 
+impl DecodeError {
+    /// The outcome code.
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::TooMany => Code::TooLarge,
+            _ => Code::BadRequest,
+        }
+    }
+}
+
 /// Why an object cannot be written as protobuf.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
@@ -88,6 +99,16 @@ pub enum EncodeError {
     /// Deeper than [`MAX_DEPTH`].
     #[error("object is nested too deeply")]
     TooDeep,
+}
+
+impl EncodeError {
+    /// The outcome code: a kind without messages cannot be had in this form, anything else is an object that should not have been stored.
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::UnknownKind(_) => Code::NotAcceptable,
+            Self::Type { .. } | Self::TooDeep => Code::Internal,
+        }
+    }
 }
 
 /// True if a body has the magic of the envelope.
