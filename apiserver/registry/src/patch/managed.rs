@@ -227,6 +227,10 @@ pub(super) fn cap(managers: &mut Managers) {
 
 /// Notes in `new` who owns what after a write by `manager` that led from `old` to `new`; `old` is `None` when the object is created.
 ///
+/// Call it with the object as the client wants it, defaults included, before admission and before the kind's own rules change it: what those add is
+/// nobody's. A write to `scale` is one of the parent, with subresource `scale`. [`Operation::Apply`] changes nothing here: [`super::apply()`] has already
+/// written down what it took.
+///
 /// Entries that the request carries count, unless it came through a subresource; `[]` or `[{}]` forgets all of them. An object that nobody tracks stays
 /// untracked. What cannot be read is forgotten: bookkeeping never fails a write.
 pub fn update_managed(old: Option<&Value>, new: &mut Value, gvk: &Gvk, manager: &str, op: Operation, subresource: &str, now: &str) {
