@@ -1,6 +1,6 @@
 //! What `kubectl get` prints: the columns of every kind and the Table that carries them.
 //!
-//! A kind has a row in [`lookup`]: its columns and a function from an object to its cells. A kind without one prints its name and when it was created.
+//! A kind has a row in `lookup`: its columns and a function from an object to its cells. A kind without one prints its name and when it was created.
 //! Custom resources bring their columns along ([`custom`]). The source of the columns is Kubernetes' `pkg/printers/internalversion`.
 
 mod core;
