@@ -170,7 +170,10 @@ fn pipe(from: MemberId, to: MemberId, rpc: PeerRpc, wires: &Arc<Mutex<Wires>>) -
     let (tx, mut inside) = mpsc::channel::<Bytes>(8);
     let (outside, rx) = mpsc::channel(8);
     let wires = wires.clone();
-    let lives = { (lock(&wires).life(from), lock(&wires).life(to)) };
+    let lives = {
+        let w = lock(&wires);
+        (w.life(from), w.life(to))
+    };
     tokio::spawn(async move {
         while let Some(message) = inside.recv().await {
             let delay = lock(&wires).delay();
