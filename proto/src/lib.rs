@@ -1,5 +1,6 @@
 //! The wire: generated modules, conversions to the words of `kontiki-base`, clients, and the system's [`env::SystemEnv`].
 
+pub mod client;
 pub mod convert;
 pub mod env;
 pub mod etcd;

@@ -168,15 +168,10 @@ async fn serve(
     let service = TowerToHyperService::new(router.layer(axum::Extension(Peer(peer))));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    loop {
-        tokio::select! {
-            biased;
-            done = connection.as_mut() => return done,
-            _ = closed.wait_for(|closed| *closed) => {
-                connection.as_mut().graceful_shutdown();
-                break;
-            }
-        }
+    tokio::select! {
+        biased;
+        done = connection.as_mut() => return done,
+        _ = closed.wait_for(|closed| *closed) => connection.as_mut().graceful_shutdown(),
     }
     connection.await
 }

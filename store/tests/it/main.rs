@@ -1,6 +1,10 @@
 //! A whole store member, seen from outside: through etcd's own client, and beside etcd itself.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
+mod cluster;
 mod differential;
 mod etcd;
 mod etcdctl;
+mod kv_suite;
 mod member;

@@ -6,7 +6,6 @@ mod others;
 mod watch;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kontiki_proto::etcd::etcdserverpb as pb;

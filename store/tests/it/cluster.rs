@@ -1,0 +1,136 @@
+//! Three members: any of them answers anything, and what was promised survives a leader.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kontiki_base::ids::Revision;
+use kontiki_base::key::KeyRange;
+use kontiki_base::kv::{Kv, KvError, Op, PutReq, RangeReq, Txn, WatchMsg, WatchReq};
+use kontiki_proto::env::SystemEnv;
+use kontiki_proto::etcd::etcdserverpb as pb;
+use kontiki_store::config::StoreConfig;
+use kontiki_store::server::{Store, StoreHandle};
+use pb::cluster_client::ClusterClient;
+use pb::lease_client::LeaseClient;
+use pb::maintenance_client::MaintenanceClient;
+use tonic::transport::{Channel, Endpoint};
+
+async fn start_three(dir: &Path) -> Vec<StoreHandle> {
+    // Held until all are known, so that no two are the same.
+    let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let peers: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
+    drop(listeners);
+    let cluster: Vec<_> = peers.iter().enumerate().map(|(n, addr)| (format!("m{n}"), vec![format!("http://{addr}")])).collect();
+    let mut stores = Vec::new();
+    for (n, addr) in peers.iter().enumerate() {
+        let name = format!("m{n}");
+        let mut config = StoreConfig::single(&name, dir.join(&name), Arc::new(SystemEnv::new()));
+        config.listen_peer = *addr;
+        config.initial_cluster = cluster.clone();
+        stores.push(Store::start(config).await.unwrap());
+    }
+    stores
+}
+
+/// Waits until all of them agree on a leader; its place among them.
+async fn leader(stores: &[StoreHandle]) -> usize {
+    let agreed = async {
+        loop {
+            let leaders: Vec<_> = stores.iter().map(|s| s.status().borrow().leader).collect();
+            if let Some(leader) = leaders[0]
+                && leaders.iter().all(|l| *l == Some(leader))
+                && let Some(place) = stores.iter().position(|s| s.status().borrow().id == leader)
+            {
+                return place;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), agreed).await.expect("a leader that all know")
+}
+
+async fn channel(store: &StoreHandle) -> Channel {
+    Endpoint::try_from(format!("http://{}", store.client_addr().unwrap())).unwrap().connect().await.unwrap()
+}
+
+async fn put(kv: &dyn Kv, key: &str) -> Result<Revision, KvError> {
+    let put = PutReq { key: key.to_owned().into(), value: "v".into(), ..PutReq::default() };
+    Ok(kv.txn(Txn { success: vec![Op::Put(put)], ..Txn::default() }, None).await?.revision)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_member_answers_and_a_leader_can_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stores = start_three(dir.path()).await;
+    let lead = leader(&stores).await;
+    let follower = (lead + 1) % 3;
+
+    // Written through a follower, read through every member.
+    let revision = put(&*stores[follower].kv(), "k").await.unwrap();
+    for store in &stores {
+        let res = store.kv().range(RangeReq::new(KeyRange::single("k"))).await.unwrap();
+        assert_eq!((res.count, res.revision), (1, revision));
+    }
+
+    // Leases through a follower: granted, kept alive, asked for their time.
+    let mut leases = LeaseClient::new(channel(&stores[follower]).await);
+    let id = leases.lease_grant(pb::LeaseGrantRequest { id: 0, ttl: 600 }).await.unwrap().into_inner().id;
+    let ask = tokio_stream::iter([pb::LeaseKeepAliveRequest { id }]);
+    let kept = leases.lease_keep_alive(ask).await.unwrap().into_inner().message().await.unwrap().unwrap();
+    assert_eq!((kept.id, kept.ttl), (id, 600));
+    let time = leases.lease_time_to_live(pb::LeaseTimeToLiveRequest { id, keys: false }).await.unwrap().into_inner();
+    assert!(time.ttl > 590 && time.granted_ttl == 600);
+
+    // All agree on who belongs to the cluster, on who leads, and on the data.
+    let mut hashes = Vec::new();
+    for store in &stores {
+        let members = ClusterClient::new(channel(store).await).member_list(pb::MemberListRequest { linearizable: true }).await;
+        assert_eq!(members.unwrap().into_inner().members.len(), 3);
+        let mut maintenance = MaintenanceClient::new(channel(store).await);
+        let status = maintenance.status(pb::StatusRequest {}).await.unwrap().into_inner();
+        assert_eq!(status.leader, stores[lead].status().borrow().id.get());
+        hashes.push(maintenance.hash_kv(pb::HashKvRequest { revision: revision.get() }).await.unwrap().into_inner().hash);
+    }
+    assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
+    let mut maintenance = MaintenanceClient::new(channel(&stores[follower]).await);
+    let moved = maintenance.move_leader(pb::MoveLeaderRequest { target_id: 1 }).await.unwrap_err();
+    assert_eq!(moved.message(), "etcdserver: not leader");
+
+    // A watch at a follower outlives the leader.
+    let mut watch =
+        stores[follower].kv().watch(WatchReq { range: KeyRange::prefix("w"), from: Revision::ZERO, prev_kv: false }).await.unwrap();
+    assert!(matches!(watch.next().await, Some(Ok(WatchMsg::Created { .. }))));
+    put(&*stores[lead].kv(), "w1").await.unwrap();
+    let gone = stores.remove(lead);
+    gone.shutdown().await;
+    leader(&stores).await;
+    let written = async {
+        loop {
+            // Whoever writes during an election is told so, and may try again.
+            match put(&*stores[0].kv(), "w2").await {
+                Ok(revision) => return revision,
+                Err(error) => assert!(matches!(error, KvError::NoLeader | KvError::LeaderChanged | KvError::Timeout), "{error}"),
+            }
+        }
+    };
+    let last = tokio::time::timeout(Duration::from_secs(20), written).await.expect("two of three go on");
+    let mut seen = Vec::new();
+    while seen.last() != Some(&last) {
+        match tokio::time::timeout(Duration::from_secs(10), watch.next()).await.expect("events").unwrap().unwrap() {
+            WatchMsg::Events { events, .. } => seen.extend(events.iter().map(|e| e.kv.mod_revision)),
+            WatchMsg::Created { .. } | WatchMsg::Progress { .. } => {}
+        }
+    }
+    assert!(seen.len() >= 2 && seen.is_sorted());
+
+    // The lease has its full time again, and the new leader knows it.
+    let mut leases = LeaseClient::new(channel(&stores[0]).await);
+    let time = leases.lease_time_to_live(pb::LeaseTimeToLiveRequest { id, keys: false }).await.unwrap().into_inner();
+    assert!(time.ttl > 590 && time.granted_ttl == 600, "{time:?}");
+    drop(watch);
+    for store in stores {
+        store.shutdown().await;
+    }
+}
