@@ -77,7 +77,11 @@ impl Core {
         gathered.create(&request, &mut object)?;
         let context =
             CreateCtx { uid: self.uid(), now: &now, user: &user.name, suffix: &suffix, namespace, field_manager: &options.manager };
+        let managed = new.applied.then(|| object["metadata"]["managedFields"].clone());
         meta::prepare_create(row, &mut object, &context)?;
+        if let Some(managed) = managed {
+            kontiki_registry::val::put(&mut object, &["metadata", "managedFields"], managed);
+        }
         codec::tidy(&mut object);
         let target = Target::of(row, namespace, str_of(&object, "name"));
         if !new.applied {

@@ -307,3 +307,28 @@ async fn a_stopped_server_ends_its_watches() {
     let (ended, ()) = tokio::join!(watch.next(), handle.shutdown());
     assert_eq!(ended, None);
 }
+
+#[tokio::test]
+async fn appliers_own_what_they_apply() {
+    let s = Server::start().await;
+    let apply = |manager: &'static str, force: bool, body: Value| {
+        let s = &s;
+        async move {
+            let path = format!("{CM}/a?fieldManager={manager}&force={force}");
+            let content = "application/apply-patch+yaml";
+            s.patch(&path, content, &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": body})).await
+        }
+    };
+    let (code, made) = apply("m1", false, json!({"x": "1", "y": "1"})).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["metadata"]["managedFields"][0]["operation"], "Apply");
+    let (_, same) = apply("m1", false, json!({"x": "1", "y": "1"})).await;
+    assert_eq!(rv(&same), rv(&made));
+    let (code, conflict) = apply("m2", false, json!({"x": "2"})).await;
+    let message = "Apply failed with 1 conflict: conflict with \"m1\": .data.x";
+    assert_eq!((code, conflict["message"].as_str().unwrap()), (409, message));
+    assert_eq!(apply("m2", true, json!({"x": "2"})).await.1["data"], json!({"x": "2", "y": "1"}));
+    let (_, pruned) = apply("m1", false, json!({})).await;
+    assert_eq!(pruned["data"], json!({"x": "2"}), "what its only owner leaves out goes");
+    assert_eq!(s.patch(&format!("{CM}/a"), "application/apply-patch+yaml", &json!({})).await.0, 422, "a manager is needed");
+}

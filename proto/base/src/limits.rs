@@ -48,8 +48,8 @@ limits! {
     PROTOBUF_VALUES: usize = 500_000 => "a body that holds more values is refused with 413, whatever its size in bytes";
     JSON_PATCH_OPS: usize = 10_000 => "413: a JSON patch of more operations is refused";
     JSON_PATCH_COPY_BYTES: usize = 3 << 20 => "413: the copies of one JSON patch may not make more bytes than this";
-    CACHE_EVENTS: usize = 16_384 => "a watch from before the window answers 410 Expired";
-    WATCHER_QUEUE: usize = 1_024 => "the watch is closed, and its client resumes from the last revision that it saw";
+    CACHE_EVENTS: usize = 16_384 => "a watch from before the window is replayed from the store's history, or answers 410 Expired if that is gone";
+    WATCHER_QUEUE: usize = 1_024 => "the rest waits in the window; a watch that the window has left behind is closed, and its client resumes from what it saw";
     REQUESTS_IN_FLIGHT: usize = 2_000 => "429 with Retry-After";
     // agents
     QUEUE_KEYS: usize = 100_000 => "the informer stops reading until the queue has room";
