@@ -9,7 +9,7 @@ use kontiki_base::Term;
 use kontiki_base::env::Mono;
 use kontiki_control::Kind;
 use kontiki_control::world::NodeLiveness;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::ControllersConfig;
 use crate::error::ConfigError;
@@ -43,10 +43,13 @@ async fn lead(config: ControllersConfig) {
         let term = *leadership.borrow_and_update();
         match term {
             Some(term) => {
-                let reign =
-                    Owned::spawn(&config.caches.env, "reign", reign(config.caches.clone(), config.liveness.clone(), term, config.workers));
+                let (alive, mut all_ended) = mpsc::channel(1);
+                let task = reign(config.caches.clone(), config.liveness.clone(), term, config.workers, alive);
+                let reign = Owned::spawn(&config.caches.env, "reign", task);
                 let changed = changes(&mut leadership, Some(term)).await;
                 drop(reign);
+                // A task ends at its next await: nothing of this reign may take a key or assume a binding in the next one.
+                while all_ended.recv().await.is_some() {}
                 config.caches.feed(false);
                 tracing::info!(%term, "reign ends");
                 if !changed {
@@ -67,7 +70,10 @@ async fn changes(leadership: &mut watch::Receiver<Option<Term>>, seen: Option<Te
     leadership.wait_for(|now| *now != seen).await.is_ok()
 }
 
-async fn reign(caches: Arc<Caches>, liveness: Arc<Liveness>, term: Term, workers: usize) {
+/// Held by every task that acts; when the last has ended, so has the reign.
+pub(crate) type Alive = mpsc::Sender<()>;
+
+async fn reign(caches: Arc<Caches>, liveness: Arc<Liveness>, term: Term, workers: usize, alive: Alive) {
     let since = caches.env.now_mono();
     caches.until(Caches::synced).await;
     // Whatever an earlier leader wrote is there before anything is decided: nobody acts under its term any more.
@@ -89,9 +95,9 @@ async fn reign(caches: Arc<Caches>, liveness: Arc<Liveness>, term: Term, workers
     let everything = caches.world().everything();
     tracing::info!(%term, %revision, keys = everything.len(), "reign begins");
     everything.into_iter().for_each(|dirty| caches.queue.add(dirty));
-    let runner = Runner::new(caches.clone(), term, recorder.clone());
+    let runner = Runner::new(caches.clone(), term, recorder.clone(), alive.clone());
     let _workers = runner.start(workers);
-    let _scheduler = Owned::spawn(&caches.env, "scheduler", crate::schedule::run(caches.clone(), term, recorder));
+    let _scheduler = Owned::spawn(&caches.env, "scheduler", crate::schedule::run(caches.clone(), term, recorder, alive.clone()));
     loop {
         caches.env.sleep(TICK).await;
         caches.tick(ages(&caches, &liveness, since)).into_iter().for_each(|dirty| caches.queue.add(dirty));

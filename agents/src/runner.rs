@@ -11,6 +11,7 @@ use kontiki_control::world::Dirty;
 use crate::act::{Done, Hands, Stopped};
 use crate::events::Recorder;
 use crate::informer::{Caches, Owned, Written};
+use crate::leader::Alive;
 use crate::metrics::{ControllerLabel, ReconcileLabels};
 
 /// How long a worker waits for a key's own last write before it lets another key go first.
@@ -29,6 +30,7 @@ pub struct Runner {
     term: Term,
     recorder: Recorder,
     memos: Mutex<BTreeMap<Dirty, Memo>>,
+    _alive: Alive,
 }
 
 impl std::fmt::Debug for Runner {
@@ -59,8 +61,8 @@ impl Outcome {
 
 impl Runner {
     /// Workers that act under `term`.
-    pub fn new(caches: Arc<Caches>, term: Term, recorder: Recorder) -> Arc<Self> {
-        Arc::new(Self { caches, term, recorder, memos: Mutex::new(BTreeMap::new()) })
+    pub(crate) fn new(caches: Arc<Caches>, term: Term, recorder: Recorder, alive: Alive) -> Arc<Self> {
+        Arc::new(Self { caches, term, recorder, memos: Mutex::new(BTreeMap::new()), _alive: alive })
     }
 
     /// Starts `count` workers; they end when the answer is dropped.

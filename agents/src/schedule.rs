@@ -20,6 +20,7 @@ use crate::api::Client;
 use crate::error::ApiError;
 use crate::events::Recorder;
 use crate::informer::Caches;
+use crate::leader::Alive;
 
 /// A pod that did not fit is tried again after this long although nothing seems to have changed.
 const FLUSH: Duration = Duration::from_secs(300);
@@ -105,7 +106,7 @@ struct Bound {
 }
 
 /// Schedules under `term` until dropped.
-pub async fn run(caches: Arc<Caches>, term: Term, recorder: Recorder) {
+pub(crate) async fn run(caches: Arc<Caches>, term: Term, recorder: Recorder, _alive: Alive) {
     let client = caches.client.under(term).as_manager(schedule::SCHEDULER);
     forget_assumed(&caches);
     let mut me = Scheduler { client, recorder, waiting: BTreeMap::new(), next_seq: 0, caches };

@@ -199,8 +199,6 @@ async fn a_dead_agent_is_replaced_within_seconds_and_may_come_back() {
     fake.create(deployment(6));
     eventually("six pods", || settled(&fake, 6)).await;
     agents[2].abort();
-    let died = std::time::Duration::ZERO;
-    let _ = died;
     let alive = |p: &Value| p["metadata"]["deletionTimestamp"].is_null() && p["spec"]["nodeName"] != "n3" && p["status"]["phase"] == "Running";
     eventually("six pods elsewhere", || fake.all(Kind::Pod).iter().filter(|p| alive(p)).count() == 6).await;
     let ready = |n: &Value| n["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap()["status"].clone();
