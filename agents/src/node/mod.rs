@@ -28,6 +28,8 @@ pub mod server;
 pub mod session;
 mod stream;
 pub mod sync;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod volumes;
 pub mod work;

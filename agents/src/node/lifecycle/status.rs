@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::backoff::go_duration;
 use super::decide::{Outcome, crash_backoff, outcome, restart_at};
-use super::memory::PodMemory;
+use super::memory::{Op, PodMemory};
 use super::probe;
 use super::resources::Qos;
 use super::seen::{ContainerSeen, PodSeen, SeenState};
@@ -196,7 +196,8 @@ impl View<'_> {
                     if self.memory.blocked.contains_key(&c.name) {
                         return self.waiting(c);
                     }
-                    if restart_at(self.memory, seen) > self.now_ms {
+                    // The next wait is charged when a start begins; until that start is seen it does not apply.
+                    if restart_at(self.memory, seen) > self.now_ms && !self.memory.busy(&Op::Start(c.name.clone())) {
                         return self.crash_loop(c, seen);
                     }
                 }

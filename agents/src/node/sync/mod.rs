@@ -4,6 +4,8 @@
 mod entry;
 mod observe;
 mod start;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -14,12 +16,13 @@ use k8s_openapi::api::core::v1::Pod;
 use kontiki_proto::node as pb;
 use tokio::sync::mpsc;
 
+use super::lifecycle::backoff::Backoff;
 use super::lifecycle::decide::{self, Step};
 use super::lifecycle::memory::Blocked;
 use super::lifecycle::probe::{ProbeKind, Timing};
 use super::lifecycle::seen::PodSeen;
 use super::lifecycle::status::{NodeFacts, same, status};
-use super::lifecycle::{backoff, container, is_deleted};
+use super::lifecycle::{container, is_deleted};
 use super::probes::{self, Target};
 use super::server::Board;
 use super::session::Outbox;
@@ -32,8 +35,8 @@ use observe::{Listed, Print};
 const LIST_EVERY_MS: i64 = 700;
 /// The files of config maps and secrets are brought up to date this often.
 const FILES_EVERY_MS: i64 = 60_000;
-/// A pod whose volumes or sandbox cannot be made is tried again after this.
-const POD_RETRY_MS: i64 = 2_000;
+/// A pod whose volumes or sandbox cannot be made is tried again after this, then after twice that, and so on up to the second.
+const POD_RETRY_MS: (i64, i64) = (250, 8_000);
 /// For so long `ErrImagePull` is shown before it becomes `ImagePullBackOff`.
 const PULL_ERROR_SHOWN_MS: i64 = 2_000;
 /// The API may lag behind what was reported; after this the status is reported again.
@@ -279,8 +282,10 @@ impl Node {
             (Step::PrepareVolumes, Ok(())) => (memory.volumes_ready, memory.pod_blocked) = (true, None),
             (Step::CreateSandbox { .. }, Ok(())) => memory.pod_blocked = None,
             (Step::PrepareVolumes | Step::CreateSandbox { .. }, Err(e)) => {
-                let until_ms = now + POD_RETRY_MS;
-                memory.pod_blocked = Some(Blocked { reason: e.reason.into(), message: e.message, until_ms, backoff: Default::default() });
+                let before = memory.pod_blocked.as_ref().map_or(0, |b| b.backoff.delay_ms);
+                let delay_ms = (before * 2).clamp(POD_RETRY_MS.0, POD_RETRY_MS.1);
+                let backoff = Backoff { delay_ms, charged_ms: now };
+                memory.pod_blocked = Some(Blocked { reason: e.reason.into(), message: e.message, until_ms: now + delay_ms, backoff });
             }
             (Step::PullImage { name }, Ok(())) => {
                 memory.image_ready.insert(name);
@@ -468,8 +473,9 @@ impl Node {
         let facts = NodeFacts { ip: &self.shop.node_ip, runtime: &self.runtime_name };
         let fresh = status(&entry.pod, &entry.seen, &entry.memory, &facts, now);
         let finished = is_deleted(&entry.pod) && entry.memory.cleaned;
-        if entry.differs_since_ms.is_some_and(|since| now - since >= DIFFERS_MS) {
-            (entry.sent, entry.differs_since_ms) = (None, None);
+        let overwritten = entry.differs_since_ms.is_some_and(|since| now - since >= DIFFERS_MS);
+        if overwritten {
+            entry.differs_since_ms = None;
         }
         if let Some(since) = entry.differs_since_ms {
             entry.wake(Some(since + DIFFERS_MS));
@@ -483,7 +489,7 @@ impl Node {
         if finished {
             entry.wake(Some(now + FINISHED_EVERY_MS));
         }
-        if !news && !say_finished {
+        if !news && !say_finished && !overwritten {
             return;
         }
         if finished {
@@ -518,7 +524,6 @@ fn show_back_off(entry: &mut Entry, now: i64) {
         let image = container(&entry.pod, name).and_then(|c| c.image.clone()).unwrap_or_default();
         blocked.reason = "ImagePullBackOff".to_owned();
         blocked.message = format!("Back-off pulling image {image:?}: {}", blocked.message);
-        debug_assert!(blocked.backoff.delay_ms >= backoff::FIRST_MS);
     }
     entry.wake(wake);
 }
