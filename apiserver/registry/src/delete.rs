@@ -304,3 +304,127 @@ fn set_finalizers(obj: &mut Value, finalizers: Vec<String>) {
     let value = if finalizers.is_empty() { Value::Null } else { json!(finalizers) };
     put(obj, &["metadata", "finalizers"], value);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Registry;
+
+    const NOW: &str = "2026-01-01T00:00:00Z";
+    const LATER: &str = "2026-01-01T00:00:30Z";
+
+    fn decide(plural: &str, group: &str, obj: &Value, opts: &DeleteOptions) -> DeleteDecision {
+        decide_delete(&Registry::builtin().resource(group, "v1", plural).unwrap(), obj, opts, NOW)
+    }
+
+    fn pod() -> Value {
+        json!({"metadata": {"name": "p", "uid": "u", "resourceVersion": "5", "generation": 1},
+            "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Running"}})
+    }
+
+    fn with_grace(seconds: i64) -> DeleteOptions {
+        DeleteOptions { grace_period_seconds: Some(seconds), ..DeleteOptions::default() }
+    }
+
+    fn kept(d: DeleteDecision) -> Value {
+        match d {
+            DeleteDecision::MarkAndKeep(v) => v,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_pod_gets_its_grace_and_can_only_lose_of_it() {
+        let marked = kept(decide("pods", "", &pod(), &DeleteOptions::default()));
+        let meta = &marked["metadata"];
+        assert_eq!(
+            (&meta["deletionTimestamp"], &meta["deletionGracePeriodSeconds"], &meta["generation"]),
+            (&json!(LATER), &json!(30), &json!(2))
+        );
+        assert_eq!(decide("pods", "", &marked, &DeleteOptions::default()), DeleteDecision::AlreadyDeleting);
+        assert_eq!(decide("pods", "", &marked, &with_grace(50)), DeleteDecision::AlreadyDeleting);
+        let sooner = kept(decide("pods", "", &marked, &with_grace(5)));
+        assert_eq!(sooner["metadata"]["deletionTimestamp"], "2026-01-01T00:00:05Z");
+        assert_eq!(sooner["metadata"]["generation"], 2);
+        let DeleteDecision::Remove(last) = decide("pods", "", &marked, &with_grace(0)) else { panic!("gone at once") };
+        assert_eq!(last["metadata"]["deletionGracePeriodSeconds"], 0);
+        // Never into the past.
+        let mut old = marked.clone();
+        old["metadata"]["deletionTimestamp"] = json!("2025-12-31T23:59:59Z");
+        assert_eq!(kept(decide("pods", "", &old, &with_grace(5)))["metadata"]["deletionTimestamp"], NOW);
+    }
+
+    #[test]
+    fn a_pod_that_runs_nowhere_goes_at_once() {
+        for (field, value) in [(["spec", "nodeName"], ""), (["status", "phase"], "Failed"), (["status", "phase"], "Succeeded")] {
+            let mut p = pod();
+            put(&mut p, &field, json!(value));
+            assert!(matches!(decide("pods", "", &p, &with_grace(20)), DeleteDecision::Remove(_)), "{field:?}");
+            put(&mut p, &["metadata", "finalizers"], json!(["example.com/x"]));
+            assert_eq!(kept(decide("pods", "", &p, &with_grace(20)))["metadata"]["deletionGracePeriodSeconds"], 0);
+        }
+    }
+
+    #[test]
+    fn policies_become_finalizers() {
+        let plain = json!({"metadata": {"name": "x", "uid": "u"}});
+        let held = |f: &str| json!({"metadata": {"name": "x", "uid": "u", "finalizers": [f]}});
+        let opts = |p: Option<Propagation>| DeleteOptions { propagation: p, ..DeleteOptions::default() };
+        // Resource, group, object, policy, finalizers afterwards; none: it is gone.
+        for (plural, group, obj, policy, after) in [
+            ("deployments", "apps", &plain, None, None),
+            ("deployments", "apps", &plain, Some(Propagation::Orphan), Some(ORPHAN)),
+            ("deployments", "apps", &plain, Some(Propagation::Foreground), Some(FOREGROUND)),
+            ("deployments", "apps", &held(ORPHAN), Some(Propagation::Background), None),
+            ("deployments", "apps", &held(ORPHAN), Some(Propagation::Foreground), Some(FOREGROUND)),
+            ("deployments", "apps", &held(FOREGROUND), None, Some(FOREGROUND)),
+            ("jobs", "batch", &plain, None, Some(ORPHAN)),
+            ("jobs", "batch", &held(FOREGROUND), None, Some(FOREGROUND)),
+            ("jobs", "batch", &plain, Some(Propagation::Background), None),
+            ("events", "", &plain, Some(Propagation::Orphan), None),
+        ] {
+            let d = decide(plural, group, obj, &opts(policy));
+            match after {
+                None => assert!(matches!(d, DeleteDecision::Remove(_)), "{plural} {policy:?} {d:?}"),
+                Some(f) => assert_eq!(kept(d)["metadata"]["finalizers"], json!([f]), "{plural} {policy:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn preconditions_and_namespaces() {
+        let wrong = DeleteOptions { uid: Some("other".into()), ..DeleteOptions::default() };
+        let DeleteDecision::Fail(s) = decide("pods", "", &pod(), &wrong) else { panic!("it is another pod") };
+        assert_eq!(
+            s.message,
+            "Operation cannot be fulfilled on Pod \"p\": the UID in the precondition (other) does not match the UID in record (u). The object \
+             might have been deleted and then recreated"
+        );
+        let ns = |name: &str| json!({"metadata": {"name": name, "uid": "u"}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}});
+        for name in IMMORTAL_NAMESPACES {
+            assert!(matches!(decide("namespaces", "", &ns(name), &DeleteOptions::default()), DeleteDecision::Fail(_)));
+        }
+        let dying = kept(decide("namespaces", "", &ns("x"), &DeleteOptions::default()));
+        assert_eq!(dying["status"]["phase"], "Terminating");
+        assert_eq!(decide("namespaces", "", &dying, &DeleteOptions::default()), DeleteDecision::AlreadyDeleting);
+        let mut empty = dying.clone();
+        put(&mut empty, &["spec", "finalizers"], json!([]));
+        assert!(matches!(decide("namespaces", "", &empty, &DeleteOptions::default()), DeleteDecision::Remove(_)));
+        assert!(crate::write_rules::completes_deletion(
+            &json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "x"}, "spec": {"finalizers": []}}),
+            &dying
+        ));
+    }
+
+    #[test]
+    fn options_come_by_body_or_by_query() {
+        let q = DeleteOptions::from_query([("gracePeriodSeconds", "5"), ("propagationPolicy", "Orphan"), ("dryRun", "All")].into_iter())
+            .unwrap();
+        assert_eq!((q.grace_period_seconds, q.propagation, q.dry_run), (Some(5), Some(Propagation::Orphan), true));
+        let b = DeleteOptions::from_body(&json!({"orphanDependents": false, "preconditions": {"uid": "x"}})).unwrap();
+        assert_eq!((b.propagation, b.uid.as_deref(), b.orphan_false), (Some(Propagation::Background), Some("x"), true));
+        assert_eq!(DeleteOptions::from_query([("gracePeriodSeconds", "x")].into_iter()).unwrap_err().http, 400);
+        assert_eq!(DeleteOptions::from_body(&json!({"dryRun": ["Some"]})).unwrap_err().http, 422);
+        assert_eq!(DeleteOptions::from_body(&json!({"kind": "Pod", "apiVersion": "v1"})).unwrap_err().http, 400);
+    }
+}

@@ -177,3 +177,82 @@ pub fn forbidden(user: &User, verb: &str, target: Target<'_>, why: &str) -> Stat
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str, groups: &[&str]) -> User {
+        User { name: name.into(), groups: groups.iter().map(|g| (*g).to_string()).collect(), uid: String::new() }
+    }
+
+    fn may(user: &User, verb: &str, target: Target<'_>) -> bool {
+        authorize(user, verb, target) == Decision::Allow
+    }
+
+    fn resource<'a>(group: &'a str, resource: &'a str, subresource: &'a str, namespace: &'a str, name: &'a str) -> Target<'a> {
+        Target::Resource { group, resource, subresource, namespace, name }
+    }
+
+    #[test]
+    fn who_may_what() {
+        let admin = user("a", &["system:masters"]);
+        let bob = user("bob", &["system:authenticated"]);
+        let n1 = user("system:node:n1", &["system:nodes", "system:authenticated"]);
+        let nobody = User::anonymous();
+        let pods = resource("", "pods", "", "ns", "");
+        let table: &[(&User, &str, Target<'_>, bool)] = &[
+            (&admin, "delete", resource("", "nodes", "", "", "x"), true),
+            (&bob, "list", pods, false),
+            (&bob, "get", Target::Path("/apis/apps/v1"), true),
+            (&bob, "get", Target::Path("/metrics"), false),
+            (&bob, "create", resource("authorization.k8s.io", "selfsubjectaccessreviews", "", "", ""), true),
+            (&nobody, "get", Target::Path("/healthz"), true),
+            (&nobody, "get", Target::Path("/version"), true),
+            (&nobody, "get", Target::Path("/api"), false),
+            (&nobody, "post", Target::Path("/healthz"), false),
+            (&n1, "list", pods, true),
+            (&n1, "create", resource("", "pods", "binding", "ns", "p"), false),
+            (&n1, "patch", resource("", "nodes", "status", "", "n1"), true),
+            (&n1, "patch", resource("", "nodes", "status", "", "n2"), false),
+            (&n1, "update", resource("coordination.k8s.io", "leases", "", "kube-node-lease", "n1"), true),
+            (&n1, "update", resource("coordination.k8s.io", "leases", "", "kube-system", "n1"), false),
+            (&n1, "delete", resource("apps", "deployments", "", "ns", "d"), false),
+            (&user("system:node:n1", &["system:authenticated"]), "list", pods, false),
+        ];
+        for (user, verb, target, yes) in table {
+            assert_eq!(may(user, verb, *target), *yes, "{} {verb} {target:?}", user.name);
+        }
+    }
+
+    #[test]
+    fn refusals_name_who_and_what() {
+        let bob = user("bob", &[]);
+        for (verb, target, text) in [
+            (
+                "list",
+                resource("", "pods", "", "default", ""),
+                "pods is forbidden: User \"bob\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\"",
+            ),
+            (
+                "get",
+                resource("apps", "deployments", "", "d", "x"),
+                "deployments.apps \"x\" is forbidden: User \"bob\" cannot get resource \"deployments\" in API group \"apps\" in the namespace \"d\"",
+            ),
+            (
+                "create",
+                resource("", "pods", "eviction", "d", "x"),
+                "pods \"x\" is forbidden: User \"bob\" cannot create resource \"pods/eviction\" in API group \"\" in the namespace \"d\"",
+            ),
+            (
+                "get",
+                resource("", "nodes", "", "", "n"),
+                "nodes \"n\" is forbidden: User \"bob\" cannot get resource \"nodes\" in API group \"\" at the cluster scope",
+            ),
+            ("get", Target::Path("/metrics"), "forbidden: User \"bob\" cannot get path \"/metrics\""),
+        ] {
+            let s = forbidden(&bob, verb, target, "");
+            assert_eq!((s.message.as_str(), s.http), (text, 403));
+        }
+    }
+}

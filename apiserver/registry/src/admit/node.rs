@@ -102,3 +102,46 @@ pub fn taint_not_ready(obj: &mut Value) {
         vec_mut(obj, &["spec", "taints"]).push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rbac::User;
+    use crate::table::Registry;
+
+    fn check(group: &str, plural: &str, ns: &str, obj: &Value, old: Option<&Value>) -> bool {
+        let row = Registry::builtin().resource(group, "v1", plural).unwrap();
+        let user = User { name: "system:node:n1".into(), groups: vec!["system:nodes".into()], uid: String::new() };
+        restrict(&Request { user: &user, row: &row, sub: None, namespace: ns, suffix: "x" }, obj, old).is_ok()
+    }
+
+    #[test]
+    fn a_node_writes_only_what_is_its_own() {
+        let node = |name: &str, label: &str| json!({"metadata": {"name": name, "labels": {label: "v"}}, "spec": {}});
+        assert!(check("", "nodes", "", &node("n1", "kubernetes.io/hostname"), None));
+        assert!(check("", "nodes", "", &node("n1", "example.com/x"), None));
+        assert!(!check("", "nodes", "", &node("n2", "example.com/x"), None));
+        assert!(!check("", "nodes", "", &node("n1", "node-restriction.kubernetes.io/x"), None));
+        let plain = node("n1", "example.com/x");
+        let mut tainted = plain.clone();
+        tainted["spec"]["taints"] = json!([{"key": "k", "effect": "NoSchedule"}]);
+        assert!(check("", "nodes", "", &tainted, None) && !check("", "nodes", "", &tainted, Some(&plain)));
+        let pod = |on: &str, labels: Value| json!({"metadata": {"name": "p", "labels": labels}, "spec": {"nodeName": on}});
+        let mine = pod("n1", json!({}));
+        assert!(check("", "pods", "ns", &mine, Some(&mine)));
+        assert!(!check("", "pods", "ns", &pod("n1", json!({"a": "b"})), Some(&mine)), "labels are not its to change");
+        assert!(!check("", "pods", "ns", &pod("n2", json!({})), Some(&pod("n2", json!({})))));
+        assert!(!check("", "pods", "ns", &mine, None), "only mirror pods");
+        let lease = |name: &str| json!({"metadata": {"name": name}});
+        assert!(check("coordination.k8s.io", "leases", "kube-node-lease", &lease("n1"), None));
+        assert!(!check("coordination.k8s.io", "leases", "kube-node-lease", &lease("n2"), None));
+    }
+
+    #[test]
+    fn a_fresh_node_is_tainted_once() {
+        let mut node = json!({"metadata": {"name": "n"}});
+        taint_not_ready(&mut node);
+        taint_not_ready(&mut node);
+        assert_eq!(node["spec"]["taints"], json!([{"key": NOT_READY, "effect": "NoSchedule"}]));
+    }
+}

@@ -142,3 +142,58 @@ fn default_tolerations(pod: &mut Value) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rbac::User;
+    use crate::table::Registry;
+
+    fn admit(pod: Value, account: Option<&Value>, classes: &[Value]) -> Result<Value, String> {
+        let row = Registry::builtin().resource("", "v1", "pods").unwrap();
+        let user = User::anonymous();
+        let req = Request { user: &user, row: &row, sub: None, namespace: "ns", suffix: "abcde" };
+        let classes: Vec<&Value> = classes.iter().collect();
+        let mut pod = pod;
+        let facts = Facts { service_account: account, priority_classes: &classes, ..Facts::default() };
+        create(&req, &mut pod, &facts).map_err(|s| s.message)?;
+        Ok(pod)
+    }
+
+    #[test]
+    fn priorities_come_from_classes() {
+        let account = json!({"metadata": {"name": "default"}});
+        let class = |name: &str, value: i64, global: bool| json!({"metadata": {"name": name}, "value": value, "globalDefault": global});
+        let classes = [class("hi", 100, true), class("lo", 10, true), class("x", 7, false)];
+        let pod = |spec: Value| json!({"metadata": {"name": "p"}, "spec": spec});
+        let got = |spec: Value| admit(pod(spec), Some(&account), &classes);
+        assert_eq!(got(json!({})).unwrap()["spec"]["priority"], 10, "of two defaults the lower one");
+        assert_eq!(got(json!({"priorityClassName": "x"})).unwrap()["spec"]["priority"], 7);
+        assert_eq!(got(json!({"priorityClassName": "system-node-critical"})).unwrap()["spec"]["priority"], 2_000_001_000);
+        assert!(got(json!({"priorityClassName": "nosuch"})).unwrap_err().ends_with("no PriorityClass with name nosuch was found"));
+        assert!(got(json!({"priority": 99})).unwrap_err().contains("the integer value of priority (99) must not be provided in pod spec"));
+        assert_eq!(admit(pod(json!({})), Some(&account), &[]).unwrap()["spec"]["priority"], 0);
+    }
+
+    #[test]
+    fn accounts_must_exist_but_for_mirror_pods() {
+        let pod = json!({"metadata": {"name": "p"}, "spec": {}});
+        let refused = admit(pod.clone(), None, &[]).unwrap_err();
+        assert_eq!(refused, "pods \"p\" is forbidden: error looking up service account ns/default: serviceaccount \"default\" not found");
+        let mut mirror = pod;
+        mirror["metadata"]["annotations"] = json!({MIRROR: "x"});
+        assert!(admit(mirror, None, &[]).unwrap()["spec"].get("serviceAccountName").is_none());
+    }
+
+    #[test]
+    fn tolerations_are_added_once() {
+        let account = json!({"metadata": {"name": "default"}});
+        let pod = json!({"metadata": {"name": "p"}, "spec": {"tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}]}});
+        let once = admit(pod, Some(&account), &[]).unwrap();
+        assert_eq!(list_at(&once, &["spec", "tolerations"]).len(), 2);
+        let twice = admit(once.clone(), Some(&account), &[]).unwrap();
+        assert_eq!(once, twice);
+        let all = json!({"metadata": {"name": "p"}, "spec": {"tolerations": [{"operator": "Exists"}]}});
+        assert_eq!(list_at(&admit(all, Some(&account), &[]).unwrap(), &["spec", "tolerations"]).len(), 1);
+    }
+}

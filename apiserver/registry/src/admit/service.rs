@@ -236,3 +236,91 @@ pub fn protect(obj: &mut Value, finalizer: &str) {
         finalizers.push(json!(finalizer));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Registry;
+
+    fn allocated(svc: Value, old: Option<&Value>, all: &[Value]) -> Result<Value, String> {
+        let row = Registry::builtin().resource("", "v1", "services").unwrap();
+        let mut svc = svc;
+        crate::defaults::network::service(&mut svc);
+        let all: Vec<&Value> = all.iter().collect();
+        allocate(&row, &mut svc, old, &all).map_err(|s| s.message)?;
+        Ok(svc)
+    }
+
+    fn svc(name: &str, spec: Value) -> Value {
+        json!({"metadata": {"name": name, "namespace": "ns", "uid": name}, "spec": spec})
+    }
+
+    #[test]
+    fn every_address_is_given_once_and_the_range_ends() {
+        let base = SERVICE_NET.to_bits();
+        let free: [u32; 5] = [300, 40_000, 65_534, 1, STATIC_BAND];
+        let all = (1..(1u32 << 16) - 1).filter(|n| !free.contains(n));
+        let mut used: BTreeSet<Ipv4Addr> = all.map(|n| Ipv4Addr::from_bits(base + n)).collect();
+        let mut given = Vec::new();
+        while let Some(ip) = free_ip(&used, 7) {
+            assert!(in_range(ip) && used.insert(ip));
+            given.push(ip.to_bits() - base);
+        }
+        assert_eq!(given, [300, 40_000, 65_534, STATIC_BAND, 1], "the lower band comes last, and each has its own start");
+        let mut ports = BTreeSet::new();
+        while let Some(p) = free_port(&ports, 3) {
+            assert!(NODE_PORTS.contains(&p) && ports.insert(p));
+        }
+        assert_eq!(ports.len(), NODE_PORTS.count());
+    }
+
+    #[test]
+    fn addresses_are_not_shared() {
+        let a = allocated(svc("a", json!({"ports": [{"port": 80}]})), None, &[]).unwrap();
+        let ip = str_at(&a, &["spec", "clusterIP"]).to_string();
+        assert!(in_range(ip.parse().unwrap()) && a["spec"]["clusterIPs"] == json!([ip]) && a["spec"]["ipFamilyPolicy"] == "SingleStack");
+        let same = allocated(svc("b", json!({"clusterIP": ip, "ports": [{"port": 80}]})), None, std::slice::from_ref(&a)).unwrap_err();
+        assert!(same.ends_with(&format!("failed to allocate IP {ip}: provided IP is already allocated")), "{same}");
+        let out = allocated(svc("b", json!({"clusterIP": "10.97.0.1", "ports": [{"port": 80}]})), None, &[]).unwrap_err();
+        assert!(out.ends_with("the provided network does not match the current range"), "{out}");
+        let first = allocated(svc("b", json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]})), None, &[]).unwrap_err();
+        assert!(first.contains("already allocated"), "the first address is that of the API itself: {first}");
+        // An update of the same service keeps its own.
+        assert_eq!(allocated(a.clone(), Some(&a), std::slice::from_ref(&a)).unwrap(), a);
+        let headless = allocated(svc("h", json!({"clusterIP": "None", "selector": {"a": "b"}})), None, &[]).unwrap();
+        assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+        let named = allocated(svc("e", json!({"type": "ExternalName", "externalName": "x.y"})), None, &[]).unwrap();
+        assert!(named["spec"].get("clusterIP").is_none());
+    }
+
+    #[test]
+    fn node_ports_are_not_shared_between_services() {
+        let spec = json!({"type": "NodePort", "ports": [{"name": "a", "port": 80, "nodePort": 30111}, {"name": "b", "port": 81}]});
+        let a = allocated(svc("a", spec.clone()), None, &[]).unwrap();
+        let chosen = a["spec"]["ports"][1]["nodePort"].as_u64().unwrap();
+        assert!(chosen != 30111 && NODE_PORTS.contains(&(chosen as u16)));
+        let taken = allocated(svc("b", spec), None, std::slice::from_ref(&a)).unwrap_err();
+        assert!(taken.contains("spec.ports[0].nodePort: Invalid value: 30111: provided port is already allocated"), "{taken}");
+        let far = allocated(svc("b", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]})), None, &[]).unwrap_err();
+        assert!(far.contains("The range of valid ports is 30000-32767"), "{far}");
+        // The same port number over two protocols shares its node port.
+        let both = json!({"type": "NodePort", "ports": [{"name": "t", "port": 53}, {"name": "u", "port": 53, "protocol": "UDP"}]});
+        let both = allocated(svc("c", both), None, &[a]).unwrap();
+        assert_eq!(both["spec"]["ports"][0]["nodePort"], both["spec"]["ports"][1]["nodePort"]);
+    }
+
+    #[test]
+    fn the_newest_default_class_is_taken() {
+        let class = |name: &str, at: &str| {
+            json!({"metadata": {"name": name, "creationTimestamp": at,
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}})
+        };
+        let (a, b, c) = (class("a", "2026-01-01T00:00:00Z"), class("b", "2026-01-02T00:00:00Z"), class("c", "2026-01-02T00:00:00Z"));
+        let mut pvc = json!({"spec": {}});
+        default_storage_class(&mut pvc, &[&a, &c, &b]);
+        assert_eq!(pvc["spec"]["storageClassName"], "b");
+        let mut none = json!({"spec": {"storageClassName": ""}});
+        default_storage_class(&mut none, &[&a]);
+        assert_eq!(none["spec"]["storageClassName"], "", "an empty name means no class");
+    }
+}

@@ -103,6 +103,9 @@ fn keep_type(secret: &mut Value, old: &Value) {
     }
 }
 
+/// The annotation that says whose token a secret holds.
+const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
+
 fn secret(obj: &Value, e: &mut Errors) {
     keys(&obj["data"], &Path::new("data"), e);
     let sum = map_at(obj, &["data"]).into_iter().flatten().map(|(_, v)| v.as_str().map_or(0, decoded_len)).sum::<usize>();
@@ -116,10 +119,8 @@ fn secret(obj: &Value, e: &mut Errors) {
         }
     };
     match str_at(obj, &["type"]) {
-        "kubernetes.io/service-account-token" => {
-            if str_at(obj, &["metadata", "annotations", "kubernetes.io/service-account.name"]).is_empty() {
-                e.required(&Path::new("metadata.annotations").key("kubernetes.io/service-account.name"), "");
-            }
+        "kubernetes.io/service-account-token" if str_at(obj, &["metadata", "annotations", ACCOUNT_NAME]).is_empty() => {
+            e.required(&Path::new("metadata.annotations").key(ACCOUNT_NAME), "");
         }
         "kubernetes.io/dockercfg" => json_key(obj, ".dockercfg", e),
         "kubernetes.io/dockerconfigjson" => json_key(obj, ".dockerconfigjson", e),

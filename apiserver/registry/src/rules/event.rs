@@ -84,9 +84,8 @@ fn place(event: &Value, object: &str, e: &mut Errors) {
     let ns = str_at(event, &["metadata", "namespace"]);
     let of = str_at(event, &[object, "namespace"]);
     let path = Path::new(object).child("namespace");
-    if of.is_empty() && ns != "default" && ns != "kube-system" {
-        e.invalid(&path, of, "does not match event.namespace");
-    } else if !of.is_empty() && of != ns {
+    let fits = if of.is_empty() { ["default", "kube-system"].contains(&ns) } else { of == ns };
+    if !fits {
         e.invalid(&path, of, "does not match event.namespace");
     }
 }
