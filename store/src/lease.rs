@@ -228,22 +228,15 @@ impl Leases {
         }
     }
 
-    /// Revokes a lease that ran out under `term`: if this member still leads, and a quorum agrees that it does.
+    /// Revokes a lease that ran out under `term`. If another leads by now, it keeps the time, and this is refused: see
+    /// [`Command::LeaseExpire`].
     async fn expire(&self, term: Term, id: LeaseId) {
-        let leads = self.reader.barrier().await.is_ok() && {
-            let status = self.consensus.status();
-            let now = status.borrow();
-            now.role == Role::Leader && now.term == term
-        };
-        if !leads {
-            return;
-        }
-        match self.proposer.propose(Command::LeaseRevoke { id }, 0).await {
+        match self.proposer.propose(Command::LeaseExpire { id, term }, 0).await {
             Ok(_) => {
                 self.metrics.leases_expired.inc();
                 tracing::debug!(lease = id.get(), "lease expired");
             }
-            Err(KvError::LeaseNotFound) => {}
+            Err(KvError::LeaseNotFound | KvError::Fenced { .. }) => {}
             Err(error) => tracing::warn!(lease = id.get(), %error, "cannot revoke an expired lease yet"),
         }
     }

@@ -84,7 +84,7 @@ impl Solo {
                 let outcome = apply(&state.view, at, command, &mut batch).unwrap();
                 match (&outcome.reply, command) {
                     (Ok(Reply::LeaseGrant { id, ttl }), _) => leases.push((*id, Some(*ttl))),
-                    (Ok(Reply::LeaseRevoke), Command::LeaseRevoke { id }) => leases.push((*id, None)),
+                    (Ok(Reply::LeaseRevoke), Command::LeaseRevoke { id } | Command::LeaseExpire { id, .. }) => leases.push((*id, None)),
                     _ => {}
                 }
                 outcome

@@ -41,6 +41,9 @@ fn run(writer: &mut Writer<'_>, at: LogPos, cmd: &Command) -> Result<Reply, Read
         Command::Txn { fence: Some(given), .. } if *given != at.term => {
             return Err(KvError::Fenced { given: *given, current: at.term }.into());
         }
+        Command::LeaseExpire { term, .. } if *term != at.term => {
+            return Err(KvError::Fenced { given: *term, current: at.term }.into());
+        }
         _ => validate::well_formed(cmd)?,
     }
     Ok(match cmd {
@@ -48,7 +51,7 @@ fn run(writer: &mut Writer<'_>, at: LogPos, cmd: &Command) -> Result<Reply, Read
         Command::Delete(req) => Reply::Delete(ops::delete(writer, req)?),
         Command::Txn { txn, .. } => Reply::Txn(txn::run(writer, txn)?),
         Command::LeaseGrant { id, ttl } => Reply::LeaseGrant { id: *id, ttl: lease::grant(writer, *id, *ttl)? },
-        Command::LeaseRevoke { id } => {
+        Command::LeaseRevoke { id } | Command::LeaseExpire { id, .. } => {
             lease::revoke(writer, *id)?;
             Reply::LeaseRevoke
         }

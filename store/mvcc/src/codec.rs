@@ -94,6 +94,7 @@ const FENCED_TXN: u8 = 4;
 const LEASE_GRANT: u8 = 5;
 const LEASE_REVOKE: u8 = 6;
 const COMPACT: u8 = 7;
+const LEASE_EXPIRE: u8 = 8;
 const RANGE: u8 = 8;
 
 const END_SINGLE: u8 = 0;
@@ -143,6 +144,11 @@ fn put_command(out: &mut Vec<u8>, command: &Command) {
         Command::LeaseRevoke { id } => {
             out.put_u8(LEASE_REVOKE);
             put_i64(out, id.get());
+        }
+        Command::LeaseExpire { id, term } => {
+            out.put_u8(LEASE_EXPIRE);
+            put_i64(out, id.get());
+            put_u64(out, term.get());
         }
         Command::Compact { revision } => {
             out.put_u8(COMPACT);
@@ -366,6 +372,7 @@ impl Input {
             }
             LEASE_GRANT => Command::LeaseGrant { id: LeaseId(self.i64()?), ttl: self.i64()? },
             LEASE_REVOKE => Command::LeaseRevoke { id: LeaseId(self.i64()?) },
+            LEASE_EXPIRE => Command::LeaseExpire { id: LeaseId(self.i64()?), term: Term(self.u64()?) },
             COMPACT => Command::Compact { revision: Revision(self.i64()?) },
             tag => return Err(DecodeError::Tag { what: "command", tag }),
         })

@@ -24,10 +24,18 @@ pub enum Command {
         /// Seconds to live.
         ttl: i64,
     },
-    /// Revoke a lease and delete its keys; also what the leader proposes when one has expired.
+    /// Revoke a lease and delete its keys: its client says so.
     LeaseRevoke {
         /// Which.
         id: LeaseId,
+    },
+    /// Revoke a lease because its time is over: the leader says so. Only under that very term, since a later leader may have given the
+    /// lease more time.
+    LeaseExpire {
+        /// Which.
+        id: LeaseId,
+        /// The term of the leader that kept the time.
+        term: Term,
     },
     /// Forget history before a revision.
     Compact {
@@ -52,7 +60,7 @@ pub enum Reply {
         /// Seconds to live.
         ttl: i64,
     },
-    /// To [`Command::LeaseRevoke`].
+    /// To [`Command::LeaseRevoke`] and [`Command::LeaseExpire`].
     LeaseRevoke,
     /// To [`Command::Compact`].
     Compact,

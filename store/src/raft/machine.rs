@@ -109,7 +109,7 @@ impl Applier {
             chunk.events.extend(outcome.events.iter().cloned());
             match (command, &outcome.reply) {
                 (_, Ok(Reply::LeaseGrant { id, ttl })) => chunk.leases.push((*id, Some(*ttl))),
-                (Command::LeaseRevoke { id }, Ok(_)) => chunk.leases.push((*id, None)),
+                (Command::LeaseRevoke { id } | Command::LeaseExpire { id, .. }, Ok(_)) => chunk.leases.push((*id, None)),
                 (Command::Compact { .. }, Ok(_)) => self.sweeping = true,
                 _ => {}
             }

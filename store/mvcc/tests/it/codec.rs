@@ -65,6 +65,7 @@ fn extremes_come_back() {
     for command in [
         Command::LeaseGrant { id: LeaseId(i64::MIN), ttl: i64::MAX },
         Command::LeaseRevoke { id: LeaseId(i64::MAX) },
+        Command::LeaseExpire { id: LeaseId(i64::MIN), term: Term(u64::MAX) },
         Command::Compact { revision: Revision(-1) },
         Command::Txn { txn: nothing.clone(), fence: Some(Term(u64::MAX)) },
         Command::Txn { txn: nothing, fence: None },

@@ -173,7 +173,8 @@ impl Choices {
                 Command::Txn { txn: self.txn(now, 3), fence }
             }
             26 | 27 => Command::LeaseGrant { id: self.lease_or_zero(), ttl: self.pick(&[60, 1, 0, 9_000_000_001]) },
-            28 | 29 => Command::LeaseRevoke { id: self.lease() },
+            28 => Command::LeaseRevoke { id: self.lease() },
+            29 => Command::LeaseExpire { id: self.lease(), term: Term(TERM.get() + u64::from(self.one_in(6))) },
             30 => Command::Compact { revision: self.revision(now) },
             _ => Command::Compact { revision: Revision(now.get() - i64::from(self.below(40))) },
         }

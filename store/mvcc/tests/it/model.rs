@@ -96,7 +96,8 @@ impl Model {
                     Ok(Reply::LeaseGrant { id: *id, ttl })
                 }
             }
-            Command::LeaseRevoke { id } => {
+            Command::LeaseExpire { term, .. } if *term != TERM => Err(KvError::Fenced { given: *term, current: TERM }),
+            Command::LeaseRevoke { id } | Command::LeaseExpire { id, .. } => {
                 self.leases.remove(id).ok_or(KvError::LeaseNotFound)?;
                 for key in attached(&work.keys, *id) {
                     self.remove(&key, work);
