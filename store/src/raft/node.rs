@@ -37,7 +37,7 @@ pub struct RaftNode {
     pub(super) inner: Arc<Inner>,
     handler: Arc<dyn PeerHandler>,
     barrier: Barrier,
-    tasks: Vec<Task>,
+    tasks: Arc<Vec<Task>>,
 }
 
 /// What all parts of a member share.
@@ -86,11 +86,11 @@ impl RaftNode {
         let barrier = Barrier::start(inner.clone());
         let handler: Arc<dyn PeerHandler> = Arc::new(Handler::new(inner.clone(), network));
         let env = inner.env.clone();
-        let tasks = vec![
+        let tasks = Arc::new(vec![
             env.spawn("raft.status", Box::pin(upkeep::publish_status(inner.clone()))),
             env.spawn("raft.upkeep", Box::pin(upkeep::flush_and_purge(inner.clone()))),
             env.spawn("raft.announce", Box::pin(admin::announce(inner.clone(), own))),
-        ];
+        ]);
         Ok(Arc::new(Self { inner, handler, barrier, tasks }))
     }
 
@@ -373,11 +373,12 @@ impl Consensus for RaftNode {
     }
 
     fn shutdown(&self) -> BoxFuture<'static, ()> {
-        let (inner, barrier) = (self.inner.clone(), self.barrier.clone());
+        let (inner, barrier, tasks) = (self.inner.clone(), self.barrier.clone(), self.tasks.clone());
         Box::pin(async move {
             admin::leave_leadership(&inner).await;
             inner.closing.send_replace(true);
             barrier.stop();
+            tasks.iter().for_each(Task::abort);
             if let Err(error) = inner.raft.shutdown().await {
                 tracing::warn!(%error, "consensus did not stop cleanly");
             }

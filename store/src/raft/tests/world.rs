@@ -367,10 +367,9 @@ impl World {
     pub(super) async fn crash(&mut self, n: usize) {
         self.hosts[n].disk.fail_after(0);
         let Some(node) = self.unplug(n) else { return };
-        // Whatever the engine is told from now on is lost: it goes back to its last flush.
-        self.hosts[n].engine.crash();
         node.kill().await;
         drop(node);
+        // It goes back to its last flush, which may be ahead of what the log has.
         self.hosts[n].engine.crash();
         let env = self.env.clone();
         self.hosts[n].disk.crash(move || env.random_u64());
