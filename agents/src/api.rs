@@ -118,9 +118,16 @@ impl std::fmt::Debug for Client {
 pub struct Watch {
     op: String,
     stream: tonic::Streaming<pb::WatchResponse>,
+    reached: Revision,
 }
 
 impl Watch {
+    /// The revision from which a new watch would miss nothing and repeat as little as possible. The revision of the last object is not
+    /// that: others may have changed at the same revision and be still to come.
+    pub fn reached(&self) -> Revision {
+        self.reached
+    }
+
     /// The next event; `None` when the server ended the stream.
     pub async fn next(&mut self) -> Result<Option<WatchEvent>, ApiError> {
         loop {
@@ -128,14 +135,10 @@ impl Watch {
                 return Ok(None);
             };
             let revision = Revision::new(message.revision);
+            self.reached = self.reached.max(revision);
             let event = match (message.r#type(), message.object) {
                 (pb::EventType::Added | pb::EventType::Modified, Some(object)) => WatchEvent::Upsert(object.into()),
-                (pb::EventType::Deleted, Some(object)) => {
-                    // The deletion is at the event's revision; the object may still carry the one of its last change.
-                    let mut object = Object::from(object);
-                    object.revision = object.revision.max(revision);
-                    WatchEvent::Removed(object)
-                }
+                (pb::EventType::Deleted, Some(object)) => WatchEvent::Removed(object.into()),
                 (pb::EventType::Bookmark, _) => WatchEvent::Bookmark(revision),
                 (pb::EventType::Unspecified, _) => continue,
                 (_, None) => return Err(ApiError::new(self.op.as_str(), Code::Internal, "event without an object")),
@@ -281,7 +284,7 @@ impl Client {
                 async move { c.watch(request).await }
             })
             .await?;
-        Ok(Watch { op, stream })
+        Ok(Watch { op, stream, reached: after })
     }
 
     /// A new object. `AlreadyExists` may mean that an earlier attempt of this very call succeeded: compare the owner.

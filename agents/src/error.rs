@@ -60,7 +60,8 @@ fn code_of(status: &tonic::Status) -> Code {
     let Some(info) = status.get_details_error_info() else {
         return bare_code(status.code());
     };
-    let fenced = info.metadata.get("code").is_some_and(|c| c == "Fenced") || status.message().starts_with("fenced");
+    let violations = status.get_details_precondition_failure().map(|p| p.violations).unwrap_or_default();
+    let fenced = violations.iter().any(|v| v.r#type == "FENCE_TERM");
     let rows = || Code::ALL.iter().copied().filter(|c| c.grpc() == number && c.reason() == info.reason);
     // Two rows share gRPC code and reason: a stale fence, and a precondition that failed. The difference is who must stop.
     rows().find(|c| (*c == Code::Fenced) == fenced).or_else(|| rows().next()).unwrap_or_else(|| bare_code(status.code()))
@@ -93,15 +94,15 @@ mod tests {
     use std::collections::HashMap;
     use tonic_types::ErrorDetails;
 
-    fn with_info(code: tonic::Code, reason: &str, metadata: HashMap<String, String>) -> tonic::Status {
-        tonic::Status::with_error_details(code, "text", ErrorDetails::with_error_info(reason, "kontiki.dev", metadata))
-    }
-
     #[test]
     fn every_code_survives_the_wire() {
         for code in Code::ALL {
-            let metadata = HashMap::from([("code".to_owned(), format!("{code:?}"))]);
-            let back = ApiError::from_status("x", &with_info(tonic::Code::from(code.grpc()), code.reason(), metadata)).code;
+            let mut details = ErrorDetails::with_error_info(code.reason(), "kontiki.dev", HashMap::new());
+            if *code == Code::Fenced {
+                details.add_precondition_failure_violation("FENCE_TERM", "", "");
+            }
+            let status = tonic::Status::with_error_details(tonic::Code::from(code.grpc()), "text", details);
+            let back = ApiError::from_status("x", &status).code;
             assert_eq!((back.grpc(), back.reason(), back.retry()), (code.grpc(), code.reason(), code.retry()), "{code:?}");
             assert_eq!(back == Code::Fenced, *code == Code::Fenced);
         }

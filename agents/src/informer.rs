@@ -280,7 +280,7 @@ impl Caches {
                 match next {
                     Ok(Some(event)) => {
                         pause = Duration::from_millis(20);
-                        self.take_in(kind, event);
+                        self.take_in(kind, event, watch.reached());
                         self.queue.room().await;
                     }
                     Ok(None) => break None,
@@ -298,22 +298,18 @@ impl Caches {
         }
     }
 
-    fn take_in(&self, kind: Kind, event: WatchEvent) {
-        let revision = match event {
+    fn take_in(&self, kind: Kind, event: WatchEvent, reached: Revision) {
+        match event {
             WatchEvent::Upsert(object) => {
                 self.apply(kind, &object);
-                object.revision
             }
-            WatchEvent::Removed(object) => {
-                match serde_json::from_slice::<MetaOnly>(&object.raw) {
-                    Ok(last) => self.remove(kind, &meta::key(&last.metadata)),
-                    Err(error) => tracing::warn!(%kind, %error, "a removed object has no name"),
-                }
-                object.revision
-            }
-            WatchEvent::Bookmark(revision) => revision,
-        };
-        self.progress[kind.index()].reached.fetch_max(revision.get(), Ordering::AcqRel);
+            WatchEvent::Removed(object) => match serde_json::from_slice::<MetaOnly>(&object.raw) {
+                Ok(last) => self.remove(kind, &meta::key(&last.metadata)),
+                Err(error) => tracing::warn!(%kind, %error, "a removed object has no name"),
+            },
+            WatchEvent::Bookmark(_) => {}
+        }
+        self.progress[kind.index()].reached.fetch_max(reached.get(), Ordering::AcqRel);
         self.step(kind);
     }
 

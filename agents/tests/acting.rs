@@ -72,18 +72,23 @@ async fn server(api: &str, peers: &[&str], lead: Option<u64>) -> Server {
 
 /// An agent that makes every pod ready and ends those that are deleted.
 fn agent(url: String, name: &'static str) -> tokio::task::JoinHandle<()> {
+    agent_with(url, name, "4")
+}
+
+fn agent_with(url: String, name: &'static str, cpu: &'static str) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         let mut client = NodeSessionClient::connect(url).await.unwrap();
         let (out, messages) = mpsc::channel(64);
         let node = json!({
             "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name } },
             "status": {
-                "capacity": { "cpu": "4", "memory": "8Gi", "pods": "20" },
-                "allocatable": { "cpu": "4", "memory": "8Gi", "pods": "20" },
+                "capacity": { "cpu": cpu, "memory": "8Gi", "pods": "20" },
+                "allocatable": { "cpu": cpu, "memory": "8Gi", "pods": "20" },
                 "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ready" }],
             },
         });
-        let hello = Hello { node_name: name.into(), boot: 1, node_json: node.to_string().into_bytes().into(), agent_address: String::new() };
+        let hello =
+            Hello { node_name: name.into(), boot: 1, node_json: node.to_string().into_bytes().into(), agent_address: String::new() };
         let up = |message| AgentMessage { message: Some(message) };
         out.send(up(Up::Hello(hello))).await.unwrap();
         let mut down = client.session(tokio_stream::wrappers::ReceiverStream::new(messages)).await.unwrap().into_inner();
@@ -164,7 +169,8 @@ async fn from_a_deployment_to_running_pods_and_then_silence() {
     namespace(&fake);
     let server = server(&api, &[], Some(7)).await;
     let agents = [agent(server.url.clone(), "n1"), agent(server.url.clone(), "n2")];
-    eventually("nodes have addresses for pods", || fake.all(Kind::Node).iter().filter(|n| n["spec"]["podCIDR"].is_string()).count() == 2).await;
+    eventually("nodes have addresses for pods", || fake.all(Kind::Node).iter().filter(|n| n["spec"]["podCIDR"].is_string()).count() == 2)
+        .await;
     fake.create(deployment(6));
     eventually("six pods are available", || settled(&fake, 6)).await;
     let nodes: BTreeMap<String, usize> = fake.all(Kind::Pod).iter().fold(BTreeMap::new(), |mut m, p| {
@@ -199,7 +205,8 @@ async fn a_dead_agent_is_replaced_within_seconds_and_may_come_back() {
     fake.create(deployment(6));
     eventually("six pods", || settled(&fake, 6)).await;
     agents[2].abort();
-    let alive = |p: &Value| p["metadata"]["deletionTimestamp"].is_null() && p["spec"]["nodeName"] != "n3" && p["status"]["phase"] == "Running";
+    let alive =
+        |p: &Value| p["metadata"]["deletionTimestamp"].is_null() && p["spec"]["nodeName"] != "n3" && p["status"]["phase"] == "Running";
     eventually("six pods elsewhere", || fake.all(Kind::Pod).iter().filter(|p| alive(p)).count() == 6).await;
     let ready = |n: &Value| n["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap()["status"].clone();
     let n3 = || fake.get(Kind::Node, &ObjectKey::new("", "n3")).unwrap();
@@ -322,18 +329,12 @@ async fn the_scheduler_binds_one_by_one_when_a_batch_fails_and_says_why_it_canno
         pod["status"]["conditions"].as_array().and_then(|c| c.first().cloned()).unwrap_or_default()
     };
     eventually("the pod says why", || condition()["reason"] == "Unschedulable").await;
-    assert_eq!(
-        condition()["message"],
-        "0/1 nodes are available: 1 Insufficient cpu. n1: cpu requested 64000m, free 3000m of 4000m."
-    );
+    assert_eq!(condition()["message"], "0/1 nodes are available: 1 Insufficient cpu. n1: cpu requested 64000m, free 3000m of 4000m.");
     eventually("an event says so too", || fake.all(Kind::Event).iter().any(|e| e["reason"] == "FailedScheduling")).await;
     // Room appears: a second node.
-    fake.with(|s| {
-        let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "huge" }, "spec": { "podCIDR": "10.244.9.0/24" },
-                           "status": { "allocatable": { "cpu": "128", "memory": "8Gi", "pods": "9" }, "conditions": [{ "type": "Ready", "status": "True" }] } });
-        s.create(Kind::Node, node).unwrap();
-    });
+    let huge = agent_with(server.url.clone(), "huge", "128");
     eventually("bound after the change", || fake.get(Kind::Pod, &key("big")).unwrap()["spec"]["nodeName"] == "huge").await;
+    huge.abort();
     agent.abort();
 }
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kontiki_base::{BoxFuture, Term, limits};
+use kontiki_base::{BoxFuture, Revision, Term, limits};
 use kontiki_proto::node::agent_message::Message as Up;
 use kontiki_proto::node::node_session_server::{NodeSession, NodeSessionServer};
 use kontiki_proto::node::server_message::Message as Down;
@@ -215,7 +215,10 @@ impl Session {
         let pod_cidr = register::pod_cidr(caches, &self.hello.node_name);
         let heartbeat_ms = u32::try_from(HEARTBEAT.as_millis()).unwrap_or(1000);
         self.send(Down::Welcome(Welcome { server: config.server.clone(), heartbeat_ms, pod_cidr }))?;
-        self.send(Down::Pods(pods::full(caches, &self.hello.node_name).await.map_err(|e| unavailable(&e))?))?;
+        caches.until(Caches::synced).await;
+        let full = pods::full(caches, &self.hello.node_name).await.map_err(|e| unavailable(&e))?;
+        let from = Revision::new(full.revision);
+        self.send(Down::Pods(full))?;
         tracing::info!(node = self.hello.node_name, boot = self.hello.boot, "node session begins");
         // Heartbeats are answered while a write is under way: a slow store must not look like a dead node.
         let mut waiting: VecDeque<Work> = VecDeque::new();
@@ -258,7 +261,7 @@ impl Session {
                     done?;
                 }
                 () = feed.changed.notified() => {
-                    if let Some(change) = pods::change(caches, &self.hello.node_name, feed.take()) {
+                    if let Some(change) = pods::change(caches, &self.hello.node_name, from, feed.take()) {
                         self.send(Down::Pods(change))?;
                     }
                 }

@@ -43,7 +43,10 @@ pub struct Fake {
 }
 
 pub fn error(code: Code, message: &str) -> Status {
-    let details = ErrorDetails::with_error_info(code.reason(), "kontiki.dev", [("code".to_owned(), format!("{code:?}"))]);
+    let mut details = ErrorDetails::with_error_info(code.reason(), "kontiki.dev", std::collections::HashMap::new());
+    if code == Code::Fenced {
+        details.add_precondition_failure_violation("FENCE_TERM", "", message);
+    }
     Status::with_error_details(tonic::Code::from(code.grpc()), message, details)
 }
 
@@ -358,7 +361,9 @@ impl Resources for Door {
         let kind = kind_of(r.get_ref().resource.as_ref());
         let (revision, items) = self.0.with(|s| {
             s.refused("list")?;
-            let items = s.objects.iter().filter(|((k, _), _)| *k == kind).map(|(_, o)| wire(o)).collect();
+            let node = r.get_ref().field_selector.strip_prefix("spec.nodeName=").map(str::to_owned);
+            let selected = |o: &Value| node.as_ref().is_none_or(|n| o["spec"]["nodeName"] == n.as_str());
+            let items = s.objects.iter().filter(|((k, _), o)| *k == kind && selected(o)).map(|(_, o)| wire(o)).collect();
             Ok::<_, Status>((s.revision, items))
         })?;
         Ok(Response::new(Box::pin(tokio_stream::iter([Ok(pb::ListResponse { revision, items })]))))
