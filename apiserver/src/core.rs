@@ -95,6 +95,13 @@ impl Core {
         self.hub.ensure(row, FRESHNESS_PATIENCE).await
     }
 
+    /// Lets the caches see what a lost race was lost to, so that the next attempt does not decide on the same old state.
+    pub(crate) async fn catch_up(&self) -> Result<()> {
+        let now = self.quorum_revision().await?;
+        self.hub.reach(now, FRESHNESS_PATIENCE).await;
+        Ok(())
+    }
+
     /// Now, RFC 3339 in UTC, whole seconds.
     pub(crate) fn now(&self) -> String {
         rfc3339(self.now_seconds())

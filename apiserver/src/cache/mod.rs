@@ -133,6 +133,9 @@ impl Hub {
 
     /// The cache of a kind, loaded if need be; `None` if it is not ready within `patience`.
     pub(crate) async fn ensure(self: &Arc<Self>, row: &Arc<Row>, patience: Duration) -> Option<Arc<RowCache>> {
+        if let Some(cache) = self.ready(row) {
+            return Some(cache);
+        }
         let cache = self.register(row);
         let mut ticks = cache.subscribe();
         let ready = ticks.wait_for(|(_, phase)| *phase != Phase::Loading);

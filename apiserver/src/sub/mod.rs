@@ -32,6 +32,7 @@ pub(crate) async fn serve(call: &mut Call, sub: &Sub) -> Result<Response<Body>> 
         ("finalize", "PUT") => finalize(call).await,
         ("log", "GET") => log::serve(call).await,
         ("exec" | "attach" | "portforward" | "proxy" | "token", _) => {
+            call.core.get(&call.target(), None).await?;
             Err(Status::unimplemented(&format!("{}/{}", call.row.group_resource(), sub.name)))
         }
         _ => Err(Status::method_not_allowed()),

@@ -50,7 +50,11 @@ impl Core {
                     },
                 }
             };
-            let Some(taken) = taken else { continue };
+            let Some(taken) = taken else {
+                // Not the name was taken: the namespace changed, or somebody else was given an address.
+                self.catch_up().await?;
+                continue;
+            };
             names_tried += 1;
             if !generated {
                 let terminating = taken.value.is_some_and(|v| v["metadata"]["deletionTimestamp"].is_string());

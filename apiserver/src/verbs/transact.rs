@@ -55,6 +55,7 @@ impl Core {
                 }
                 Committed::Stale(found) => refuse_if_taken(&prepared, &found)?,
             }
+            self.catch_up().await?;
             fresh = true;
         }
         Err(Status::new(Code::Conflict, "the objects of the transaction are written by too many at once; please try again"))

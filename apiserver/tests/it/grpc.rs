@@ -193,3 +193,112 @@ async fn who_asks_decides_here_as_well() {
     assert_eq!(node.get(get("a", 0)).await.unwrap_err().code(), Code::NotFound, "a node may read configmaps");
     assert_eq!(node.create(create("a")).await.unwrap_err().code(), Code::PermissionDenied);
 }
+
+#[tokio::test]
+async fn the_other_writes_work_as_well() {
+    let s = Server::start().await;
+    let mut c = client(&s).await;
+    let apply = |manager: &str, value: &str| api::ApplyRequest {
+        r#ref: reference("configmaps", "a"),
+        object: object(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": value}})),
+        field_manager: manager.into(),
+        force: false,
+        options: None,
+    };
+    let made = c.apply(apply("m1", "1")).await.unwrap().into_inner();
+    assert_eq!(value(&made)["data"]["k"], "1");
+    assert_eq!(c.apply(apply("m2", "2")).await.unwrap_err().code(), Code::Aborted, "m1 owns it");
+    assert_eq!(c.apply(apply("", "2")).await.unwrap_err().code(), Code::InvalidArgument);
+
+    let mut changed = value(&made);
+    changed["data"]["k"] = json!("3");
+    let update = api::UpdateRequest { r#ref: reference("configmaps", "a"), object: object(&changed), options: None };
+    assert!(c.update(update).await.unwrap().into_inner().revision > made.revision);
+
+    let strict = Some(api::WriteOptions { field_validation: "Strict".into(), ..Default::default() });
+    let odd = object(&json!({"metadata": {"name": "odd"}, "nope": 1}));
+    let refused = c.create(api::CreateRequest { object: odd.clone(), options: strict, ..create("odd") }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let warned = c.create(api::CreateRequest { object: odd, ..create("odd") }).await.unwrap();
+    assert_eq!(warned.metadata().get("warning").unwrap(), "unknown field \"nope\"");
+
+    let list = Some(api::ListRequest { resource: resource("", "configmaps"), namespace: "default".into(), ..Default::default() });
+    let deleted = c.delete_collection(api::DeleteCollectionRequest { list, ..Default::default() }).await.unwrap().into_inner();
+    assert_eq!(deleted.deleted, 2);
+
+    let uid = Some(api::Preconditions { uid: "another".into(), revision: 0 });
+    c.create(create("b")).await.unwrap();
+    let delete = api::DeleteRequest { r#ref: reference("configmaps", "b"), preconditions: uid, ..Default::default() };
+    assert_eq!(c.delete(delete).await.unwrap_err().code(), Code::Aborted);
+}
+
+#[tokio::test]
+async fn invalid_objects_say_which_field() {
+    let s = Server::start().await;
+    let mut c = client(&s).await;
+    let bad = api::CreateRequest {
+        resource: resource("", "pods"),
+        object: object(&json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "C!", "image": "i"}]}})),
+        ..create("p")
+    };
+    s.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await;
+    let refused = c.create(bad).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let details = refused.get_error_details();
+    assert_eq!(details.error_info().unwrap().reason, "Invalid");
+    assert_eq!(details.bad_request().unwrap().field_violations[0].field, "spec.containers[0].name");
+}
+
+#[tokio::test]
+async fn evictions_and_finalizers_come_through_this_door_too() {
+    let s = Server::start().await;
+    let mut c = client(&s).await;
+    s.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await;
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    assert_eq!(s.post("/api/v1/namespaces/default/pods", &pod).await.0, 201);
+    let evict = api::CreateRequest {
+        resource: resource("", "pods"),
+        object: object(&json!({"metadata": {"name": "p"}})),
+        subresource: "eviction".into(),
+        name: "p".into(),
+        ..create("p")
+    };
+    c.create(evict.clone()).await.unwrap();
+    assert_eq!(c.create(evict).await.unwrap_err().code(), Code::NotFound);
+
+    s.post("/api/v1/namespaces", &json!({"metadata": {"name": "n1"}})).await;
+    s.delete("/api/v1/namespaces/n1", &Value::Null).await;
+    let namespace = api::ObjectRef {
+        resource: resource("", "namespaces"),
+        namespace: String::new(),
+        name: "n1".into(),
+        subresource: "finalize".into(),
+    };
+    let done = object(&json!({"metadata": {"name": "n1"}, "spec": {}}));
+    c.update(api::UpdateRequest { r#ref: Some(namespace), object: done, options: None }).await.unwrap();
+    assert_eq!(s.get("/api/v1/namespaces/n1").await.0, 404);
+}
+
+#[tokio::test]
+async fn health_and_reflection_are_on() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient, server_reflection_request, server_reflection_response,
+    };
+    let s = Server::start().await;
+    let mut health = HealthClient::new(s.channel(None).await);
+    let service = "kontiki.api.v1.Resources".to_owned();
+    let status = health.check(HealthCheckRequest { service: service.clone() }).await.unwrap().into_inner();
+    assert_eq!(status.status, 1, "SERVING");
+    let ask = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(server_reflection_request::MessageRequest::ListServices(String::new())),
+    };
+    let mut reflection = ServerReflectionClient::new(s.channel(None).await);
+    let mut answers = reflection.server_reflection_info(tokio_stream::once(ask)).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    let Some(server_reflection_response::MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("{answer:?}")
+    };
+    assert!(list.service.iter().any(|found| found.name == service), "{list:?}");
+}

@@ -332,3 +332,53 @@ async fn appliers_own_what_they_apply() {
     assert_eq!(pruned["data"], json!({"x": "2"}), "what its only owner leaves out goes");
     assert_eq!(s.patch(&format!("{CM}/a"), "application/apply-patch+yaml", &json!({})).await.0, 422, "a manager is needed");
 }
+
+#[tokio::test]
+async fn a_budget_is_charged_with_the_eviction() {
+    let s = Server::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    s.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await;
+    for name in ["p", "q"] {
+        let mut pod = pod(name);
+        pod["metadata"]["labels"] = json!({"app": "x"});
+        assert_eq!(s.post(pods, &pod).await.0, 201);
+        let running = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+        assert_eq!(s.merge(&format!("{pods}/{name}/status"), &running).await.0, 200);
+    }
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget = json!({"metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "x"}}}});
+    assert_eq!(s.post(budgets, &budget).await.0, 201);
+    let seen =
+        json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 2, "desiredHealthy": 1, "expectedPods": 2}});
+    assert_eq!(s.merge(&format!("{budgets}/b/status"), &seen).await.0, 200);
+
+    let eviction = |name: &str| json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": "default"}});
+    let before = s.kv.revisions().revision;
+    assert_eq!(s.post(&format!("{pods}/p/eviction"), &eviction("p")).await.0, 201);
+    assert_eq!(s.kv.revisions().revision, before.next(), "one revision charges the budget and deletes the pod");
+    let (_, charged) = s.get(&format!("{budgets}/b")).await;
+    assert_eq!(charged["status"]["disruptionsAllowed"], 0);
+    assert!(charged["status"]["disruptedPods"]["p"].is_string());
+    let (code, refused) = s.post(&format!("{pods}/q/eviction"), &eviction("q")).await;
+    assert_eq!((code, &refused["details"]["causes"][0]["reason"]), (429, &json!("DisruptionBudget")));
+    assert_eq!(s.get(&format!("{pods}/q")).await.0, 200);
+}
+
+#[tokio::test]
+async fn reviews_are_asked_and_not_stored() {
+    let s = Server::start().await;
+    let review = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let ask = json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    assert_eq!(s.post(review, &ask).await.1["status"]["allowed"], true);
+    let bob = format!("Bearer {BOB}");
+    let headers = [("authorization", bob.as_str()), ("content-type", "application/json")];
+    let (code, _, body) = s.send(Method::POST, review, &headers, ask.to_string()).await;
+    let answer: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((code, &answer["status"]["allowed"]), (201, &json!(false)));
+    let (_, who) = s.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &json!({})).await;
+    assert_eq!(who["status"]["userInfo"]["username"], "admin");
+    let token = |t: &str| json!({"spec": {"token": t}});
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    assert_eq!(s.post(reviews, &token(BOB)).await.1["status"]["user"]["username"], "bob");
+    assert_eq!(s.post(reviews, &token("nope")).await.1["status"]["error"], "invalid bearer token");
+}
