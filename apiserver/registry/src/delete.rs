@@ -241,7 +241,7 @@ fn begin_grace(row: &Row, obj: &mut Value, opts: &DeleteOptions, now: i64) -> Gr
         let Some(old) = int_at(obj, &["metadata", "deletionGracePeriodSeconds"]) else { return Grace::None };
         return match asked {
             Some(period) if period < old => {
-                set_deletion(obj, (at - old + period).max(now), period);
+                set_deletion(obj, at.saturating_sub(old).saturating_add(period).max(now), period);
                 Grace::For(period)
             }
             _ => Grace::Pending,
@@ -249,7 +249,7 @@ fn begin_grace(row: &Row, obj: &mut Value, opts: &DeleteOptions, now: i64) -> Gr
     }
     let period = grace_of(obj, asked);
     bump_generation(obj);
-    set_deletion(obj, now + period, period);
+    set_deletion(obj, now.saturating_add(period), period);
     Grace::For(period)
 }
 
@@ -260,7 +260,7 @@ fn set_deletion(obj: &mut Value, at: i64, grace: i64) {
 
 fn bump_generation(obj: &mut Value) {
     if let Some(g) = int_at(obj, &["metadata", "generation"]).filter(|g| *g > 0) {
-        put(obj, &["metadata", "generation"], json!(g + 1));
+        put(obj, &["metadata", "generation"], json!(g.saturating_add(1)));
     }
 }
 

@@ -132,7 +132,7 @@ pub fn prepare_update(row: &Row, obj: &mut Value, old: &Value, sub: Option<&Sub>
     }
     if !is_status && generation_moves(row, obj, old) {
         let generation = int_at(old, &["metadata", "generation"]).unwrap_or(0);
-        put(obj, &["metadata", "generation"], json!(generation + 1));
+        put(obj, &["metadata", "generation"], json!(generation.saturating_add(1)));
     }
     let mut e = Errors::default();
     // Twice, as upstream: once for all kinds and once in the kind's own check. The causes of a 422 show both.

@@ -234,7 +234,7 @@ fn set_template_generation(ds: &mut Value, n: i64) {
 fn daemon_set_prepare(ds: &mut Value, old: &Value) {
     let had: i64 = str_at(old, &["metadata", "annotations", TEMPLATE_GENERATION]).parse().unwrap_or(0);
     let changed = !same(at(ds, &["spec", "template"]), at(old, &["spec", "template"]));
-    set_template_generation(ds, if changed { had + 1 } else { had });
+    set_template_generation(ds, if changed { had.saturating_add(1) } else { had });
 }
 
 fn daemon_set(obj: &Value, e: &mut Errors) {

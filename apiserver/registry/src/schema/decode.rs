@@ -90,6 +90,16 @@ pub fn check_kind(want: &Gvk, v: &mut Value) -> Result<(), Status> {
             want.kind
         )));
     };
+    for key in ["apiVersion", "kind"] {
+        if let Some(v) = m.get(key).filter(|v| !v.is_string() && !v.is_null()) {
+            let at = Place { shown: String::new(), go: key.into(), owner: "" };
+            let why = mismatch(v, &at, "string");
+            let kind = &want.kind;
+            return Err(Status::bad_request(format!(
+                "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why}"
+            )));
+        }
+    }
     let text = |m: &Map<String, Value>, k: &str| m.get(k).and_then(Value::as_str).unwrap_or("").to_string();
     let (api, kind) = (text(m, "apiVersion"), text(m, "kind"));
     let want_api = want.api_version();

@@ -3,6 +3,7 @@
 // Helpers of tests may stop where they stand, as tests do.
 #![allow(clippy::unwrap_used)]
 
+mod fuzz;
 mod golden;
 mod replay;
 mod rows;

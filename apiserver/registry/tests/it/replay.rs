@@ -219,15 +219,19 @@ fn settle(v: &Value) -> Value {
         v["metadata"]["name"] = json!("GENERATED");
     }
     // The recorded cluster had a source of certificates that only one distribution knows.
+    let is_pod = v["kind"] == "Pod";
     for volume in kontiki_registry::val::list_mut(&mut v, &["spec", "volumes"]) {
         volume["name"] = json!("VOLUME");
         if let Some(Value::Array(sources)) = kontiki_registry::val::at_mut(volume, &["projected", "sources"]) {
             sources.retain(|s| s["configMap"]["name"] != "openshift-service-ca.crt");
         }
-        for c in kontiki_registry::val::list_mut(&mut v, &["spec", "containers"]) {
-            c["volumeMounts"][0]["name"] = json!("VOLUME");
-        }
-        break;
+    }
+    for mount in kontiki_registry::val::list_mut(&mut v, &["spec", "containers"])
+        .iter_mut()
+        .filter(|_| is_pod)
+        .flat_map(|c| kontiki_registry::val::list_mut(c, &["volumeMounts"]))
+    {
+        mount["name"] = json!("VOLUME");
     }
     words(&mut v);
     v
