@@ -212,10 +212,10 @@ async fn service_variables(pod: &Pod, namespace: &str, objects: &Objects) -> BTr
     if let Ok(Some(service)) = objects.get(Kind::Service, &ObjectKey::new("default", "kubernetes")).await {
         add_service(&service, &mut all);
     }
-    if spec(pod).enable_service_links != Some(false) {
-        if let Ok(services) = objects.services(namespace).await {
-            services.as_array().into_iter().flatten().for_each(|service| add_service(service, &mut all));
-        }
+    if spec(pod).enable_service_links != Some(false)
+        && let Ok(services) = objects.services(namespace).await
+    {
+        services.as_array().into_iter().flatten().for_each(|service| add_service(service, &mut all));
     }
     all
 }

@@ -252,10 +252,9 @@ pub(super) async fn rotate_forever(shop: Arc<Workshop>) {
         let containers = shop.runtime.list_containers(None).await.unwrap_or_default();
         for c in containers.into_iter().filter(|c| c.state() == wire::ContainerState::ContainerRunning) {
             let path = log_path(&shop.data_dir, &c);
-            if tokio::fs::metadata(&path).await.is_ok_and(|m| m.len() >= ROTATE_BYTES) {
-                if let Err(error) = rotate(&shop, &c.id, &path).await {
-                    tracing::warn!(%error, path = %path.display(), "a log cannot be rotated");
-                }
+            let full = tokio::fs::metadata(&path).await.is_ok_and(|m| m.len() >= ROTATE_BYTES);
+            if full && let Err(error) = rotate(&shop, &c.id, &path).await {
+                tracing::warn!(%error, path = %path.display(), "a log cannot be rotated");
             }
         }
     }

@@ -25,6 +25,8 @@ pub mod objects;
 pub mod probes;
 pub mod runtime;
 pub mod server;
+#[cfg(test)]
+mod server_tests;
 pub mod session;
 mod stream;
 pub mod sync;

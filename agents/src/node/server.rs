@@ -34,14 +34,17 @@ use crate::error::ConfigError;
 
 pub(super) type Body = BoxBody<Bytes, Infallible>;
 
+/// Pods by uid, each with what the runtime shows of it.
+type Shown = BTreeMap<String, (Arc<Pod>, Arc<PodSeen>)>;
+
 /// The node's pods as the port shows them; the loop writes, the port reads.
 #[derive(Default)]
 pub struct Board {
-    pods: Mutex<BTreeMap<String, (Arc<Pod>, Arc<PodSeen>)>>,
+    pods: Mutex<Shown>,
 }
 
 impl Board {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (Arc<Pod>, Arc<PodSeen>)>> {
+    fn lock(&self) -> MutexGuard<'_, Shown> {
         // A map of plain values: a panic elsewhere cannot have left it half-changed.
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -249,10 +249,8 @@ pub fn write_atomically(dir: &Path, files: &Files) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
     let data = dir.join("..data");
     let old = std::fs::read_link(&data).ok();
-    if let Some(old) = &old {
-        if same_files(&dir.join(old), files) {
-            return Ok(());
-        }
+    if old.as_ref().is_some_and(|old| same_files(&dir.join(old), files)) {
+        return Ok(());
     }
     let serial = old.as_deref().and_then(|o| o.to_str()?.strip_prefix("..v")?.parse::<u64>().ok()).unwrap_or(0) + 1;
     let fresh = format!("..v{serial}");

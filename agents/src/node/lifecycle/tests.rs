@@ -11,6 +11,9 @@ use super::seen::{ContainerSeen, PodSeen, SandboxSeen, SeenState};
 use super::status::{NodeFacts, same, status};
 use super::{container, container_hash};
 
+/// Containers: name, attempt, state.
+type Shape<'a> = &'a [(&'a str, u32, SeenState)];
+
 const NOW: i64 = 1_000_000_000;
 
 fn pod_with(spec: Value) -> Pod {
@@ -38,7 +41,7 @@ fn sandbox(attempt: u32, ready: bool) -> SandboxSeen {
     SandboxSeen { id: format!("s{attempt}"), attempt, ready, created_ms: NOW, ips: vec!["10.0.0.2".into()] }
 }
 
-fn seen_of(pod: &Pod, containers: &[(&str, u32, SeenState)]) -> PodSeen {
+fn seen_of(pod: &Pod, containers: Shape<'_>) -> PodSeen {
     let containers = containers.iter().map(|(name, attempt, state)| ContainerSeen {
         id: format!("{name}{attempt}"),
         sandbox: "s0".into(),
@@ -143,7 +146,7 @@ fn init_containers_run_one_after_the_other() {
         "containers": [{"name": "a", "image": "i:1"}, {"name": "b", "image": "i:1"}]});
     let pod = pod_with(spec);
     let memory = ready_memory();
-    let table: [(&[(&str, u32, SeenState)], Vec<Step>); 6] = [
+    let table: [(Shape<'_>, Vec<Step>); 6] = [
         (&[], vec![start("init", 0)]),
         (&[("init", 0, running())], vec![]),
         (&[("init", 0, exited(1))], vec![start("init", 1)]),

@@ -36,21 +36,7 @@ pub(super) async fn start(config: NodeConfig) -> Result<(Node, mpsc::Receiver<In
     let (pod_cidr, range) = watch::channel(String::new());
     let outbox = Arc::new(Outbox::default());
     let board = Arc::new(Board::default());
-    let shop = Arc::new(Workshop {
-        runtime: Arc::clone(&config.runtime),
-        env: Arc::clone(&env),
-        objects: Objects::new(client.clone(), Arc::clone(&env)),
-        events: Events::start(client.clone(), Arc::clone(&env), &config.name),
-        data_dir: config.data_dir.clone(),
-        node: NodeSide {
-            cgroup_parent: config.cgroup_parent.clone(),
-            cluster_dns: config.cluster_dns.map(|ip| ip.to_string()).unwrap_or_default(),
-            node_name: config.name.clone(),
-            memory_bytes: facts.memory_bytes,
-        },
-        node_ip: config.node_ip.to_string(),
-        allocatable: (facts.cpu_milli, facts.memory_bytes),
-    });
+    let shop = Arc::new(workshop(&config, &client, &facts));
     let mut tasks = Vec::new();
     let mut address = String::new();
     if let Some(listen) = config.listen {
@@ -97,6 +83,24 @@ pub(super) async fn start(config: NodeConfig) -> Result<(Node, mpsc::Receiver<In
     Ok((node, rx, tasks))
 }
 
+fn workshop(config: &NodeConfig, client: &Client, facts: &Facts) -> Workshop {
+    Workshop {
+        runtime: Arc::clone(&config.runtime),
+        env: Arc::clone(&config.env),
+        objects: Objects::new(client.clone(), Arc::clone(&config.env)),
+        events: Events::start(client.clone(), Arc::clone(&config.env), &config.name),
+        data_dir: config.data_dir.clone(),
+        node: NodeSide {
+            cgroup_parent: config.cgroup_parent.clone(),
+            cluster_dns: config.cluster_dns.map(|ip| ip.to_string()).unwrap_or_default(),
+            node_name: config.name.clone(),
+            memory_bytes: facts.memory_bytes,
+        },
+        node_ip: config.node_ip.to_string(),
+        allocatable: (facts.cpu_milli, facts.memory_bytes),
+    }
+}
+
 /// The session begins when the Node object is known, which is when the runtime has answered once.
 async fn begin_session(mut session: Session) {
     if session.node_json.wait_for(|json| !json.is_empty()).await.is_ok() {
@@ -112,11 +116,10 @@ async fn beat(shop: Arc<Workshop>, facts: Facts, config: NodeConfig, port: u16, 
     loop {
         let readiness = shop.runtime.readiness().await;
         conditions.update(&readiness, shop.env.now_wall());
-        if node_json.borrow().is_empty() {
-            if let Ok(version) = shop.runtime.version().await {
-                let node = info::node_object(&config, &facts, &version, &conditions, port);
-                node_json.send_replace(node.to_string().into_bytes());
-            }
+        let unknown = node_json.borrow().is_empty();
+        if unknown && let Ok(version) = shop.runtime.version().await {
+            let node = info::node_object(&config, &facts, &version, &conditions, port);
+            node_json.send_replace(node.to_string().into_bytes());
         }
         let stats = shop.runtime.list_stats().await.unwrap_or_default();
         let now = shop.env.now_mono();

@@ -110,11 +110,11 @@ async fn pods_come_up_and_go_down_and_the_last_word_comes_before_the_end() {
     rig.server.delete("web", 5);
     rig.until("it is gone", |s| !s.state().pods.contains_key("web")).await;
     assert!(rig.runtime.list_sandboxes(None).await.unwrap().is_empty(), "resources are released before the object goes");
-    let state = rig.server.state();
-    let last = state.told["web"].last().unwrap();
-    let ended = |status: &Value| status["containerStatuses"][0]["state"]["terminated"]["exitCode"].is_number();
-    assert!(ended(last), "{:#?}", state.told["web"].iter().map(|s| s["containerStatuses"][0].to_string()).collect::<Vec<_>>());
-    drop(state);
+    {
+        let state = rig.server.state();
+        let last = state.told["web"].last().unwrap();
+        assert!(last["containerStatuses"][0]["state"]["terminated"]["exitCode"].is_number(), "{last:#}");
+    }
     for reason in ["Pulling", "Pulled", "Created", "Started", "Killing"] {
         rig.until(reason, |s| s.state().events.iter().any(|e| e.starts_with(reason))).await;
     }
