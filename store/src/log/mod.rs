@@ -151,6 +151,11 @@ impl Log {
         self.shared.status()
     }
 
+    /// Whether an entry with a body of so many bytes can be appended.
+    pub fn fits(&self, body: usize) -> bool {
+        writer::fits(body, self.segment_bytes)
+    }
+
     /// Appends entries, which must follow the last one.
     pub async fn append(&self, entries: Vec<LogEntry>, done: Done) {
         let too_large = entries.iter().map(|e| e.body.len()).find(|body| !writer::fits(*body, self.segment_bytes));
@@ -193,7 +198,7 @@ impl Log {
     pub async fn close(&self) {
         let (done, closed) = tokio::sync::oneshot::channel();
         let number = self.shared.close();
-        self.submit(What::Close, number, Box::new(move |_| drop(done.send(())))).await;
+        self.submit(What::Close, number, Box::new(move |_| done.send(()).unwrap_or_default())).await;
         // An error means that the writer has ended already.
         drop(closed.await);
     }

@@ -67,7 +67,7 @@ impl SimDisk {
                 let mut at = offset;
                 while at < offset + length {
                     let end = ((at / SECTOR + 1) * SECTOR).min(offset + length);
-                    if random() % 2 == 0 {
+                    if random().is_multiple_of(2) {
                         durable[at as usize..end as usize].copy_from_slice(&old.live[at as usize..end as usize]);
                     }
                     at = end;

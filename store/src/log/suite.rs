@@ -80,10 +80,14 @@ impl Model {
         let term = self.last.term.get().max(1) + u64::from(random(seed).is_multiple_of(10));
         let (purged, last) = (self.purged.index.get(), self.last.index.get());
         match random(seed) % 10 {
-            0 => Op::Vote(Vote { term: Term::new(term), member: MemberId::new(random(seed) % 3 + 1), committed: random(seed) % 2 == 0 }),
+            0 => Op::Vote(Vote {
+                term: Term::new(term),
+                member: MemberId::new(random(seed) % 3 + 1),
+                committed: random(seed).is_multiple_of(2),
+            }),
             1 if last > purged => Op::Truncate(self.pos_at(purged + random(seed) % (last - purged))),
             2 if last > purged => Op::Purge(self.pos_at(purged + 1 + random(seed) % (last - purged))),
-            3 if random(seed) % 4 == 0 => Op::Purge(pos(term, last + 1 + random(seed) % 20)),
+            3 if random(seed).is_multiple_of(4) => Op::Purge(pos(term, last + 1 + random(seed) % 20)),
             _ => {
                 let count = random(seed) % 5 + 1;
                 let entry = |i, seed: &mut u64| {

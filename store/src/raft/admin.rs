@@ -77,7 +77,7 @@ fn put_member(out: &mut BytesMut, kind: u8, member: &Member) {
 }
 
 fn get_member(from: Bytes) -> Option<Member> {
-    let get = |from: &mut Bytes| Some(wire::get_u64(from).zip(wire::get_peer(from))?);
+    let get = |from: &mut Bytes| Some((wire::get_u64(from)?, wire::get_peer(from)?));
     let (id, peer) = wire::decode(from, get).ok()?;
     Some(peer.member(id, true))
 }

@@ -46,13 +46,16 @@ pub(crate) struct Applier {
     pub(crate) sweeping: bool,
 }
 
+/// Whose proposal an entry was, and what came of it.
+type Answer = (Origin, Vec<Outcome>);
+
 /// What a chunk collects before it is committed.
 #[derive(Default)]
 struct Chunk {
     batch: Batch,
     events: Vec<Event>,
     leases: Vec<(LeaseId, Option<i64>)>,
-    answers: Vec<(LogPos, Option<(Origin, Vec<Outcome>)>)>,
+    answers: Vec<(LogPos, Option<Answer>)>,
 }
 
 /// The membership that a mark carries.

@@ -191,9 +191,8 @@ impl Inner {
             let Some(left) = self.left(deadline.min(patience)) else {
                 return Err(KvError::NoLeader);
             };
-            match within(&*self.env, left, metrics.changed()).await {
-                Some(Err(_)) => return Err(KvError::Stopped),
-                Some(Ok(())) | None => {}
+            if let Some(Err(_)) = within(&*self.env, left, metrics.changed()).await {
+                return Err(KvError::Stopped);
             }
         }
     }
@@ -243,6 +242,9 @@ impl Inner {
 
     async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, KvError> {
         let body = Command::encode_batch(&commands);
+        if !self.log.fits(types::ORIGIN + body.len()) {
+            return Err(KvError::TooLarge);
+        }
         let deadline = self.deadline();
         loop {
             let lead = self.wait_lead(deadline).await?;

@@ -59,6 +59,8 @@ struct Opened {
     log: LogOptions,
     scratch: PathBuf,
     inline: bool,
+    /// Is there once the member has stored its first vote.
+    marker: Option<PathBuf>,
 }
 
 /// Everything of a member but the tasks that run beside consensus.
@@ -70,6 +72,7 @@ pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Pee
     let storage = config.storage;
     let opened = blocking(inline, move || open_storage(storage, cluster, id)).await.map_err(|e| StartError::DataDir(e.to_string()))??;
     let log = open_log(&opened, &config.env).await?;
+    refuse_lost_log(&log, &opened)?;
     fit_log_to_engine(&log, opened.engine.applied().pos).await?;
 
     let blank = log.status() == crate::log::LogStatus::default() && opened.engine.applied().pos == LogPos::default();
@@ -168,6 +171,28 @@ fn tune(timings: &Timings, name: &str) -> Result<Config, StartError> {
     config.validate().map_err(|e| StartError::Config(e.to_string()))
 }
 
+const MARKER: &str = "has-voted";
+
+/// A member that has voted and does not remember must not take part: it could vote twice, and it may have acknowledged entries
+/// that it no longer has.
+fn refuse_lost_log(log: &Log, opened: &Opened) -> Result<(), StartError> {
+    let voted = log.status().vote.is_some();
+    let lost = || StartError::DataDir("the raft log is gone: remove the member and add it again with an empty directory".into());
+    if !voted && opened.engine.applied().pos != LogPos::default() {
+        return Err(lost());
+    }
+    let Some(marker) = &opened.marker else { return Ok(()) };
+    match (voted, marker.exists()) {
+        (false, true) => Err(lost()),
+        (true, false) => {
+            let io = |e: std::io::Error| StartError::DataDir(format!("{}: {e}", marker.display()));
+            std::fs::write(marker, b"").map_err(io)?;
+            crate::log::disk::sync_dir(marker.parent().unwrap_or(Path::new("."))).map_err(io)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What a data directory belongs to, so that it is never used by somebody else.
 fn identity(cluster: u64, id: MemberId) -> String {
     format!("kontiki-store 1\ncluster {cluster:016x}\nmember {:016x}\n", id.get())
@@ -177,7 +202,7 @@ fn open_storage(storage: Storage, cluster: u64, id: MemberId) -> Result<Opened, 
     match storage {
         Storage::Parts { engine, disk, log, scratch, inline } => {
             clear(&scratch)?;
-            Ok(Opened { engine, disk, log, scratch, inline })
+            Ok(Opened { engine, disk, log, scratch, inline, marker: None })
         }
         Storage::Dir { path, engine, log } => {
             let dir = |e: std::io::Error| StartError::DataDir(format!("{}: {e}", path.display()));
@@ -187,7 +212,8 @@ fn open_storage(storage: Storage, cluster: u64, id: MemberId) -> Result<Opened, 
             clear(&scratch)?;
             let engine = RocksEngine::open(&path.join("engine"), engine)?;
             let disk = FsDisk::open(&path.join("log")).map_err(dir)?;
-            Ok(Opened { engine: Arc::new(engine), disk: Arc::new(disk), log, scratch, inline: false })
+            let marker = Some(path.join(MARKER));
+            Ok(Opened { engine: Arc::new(engine), disk: Arc::new(disk), log, scratch, inline: false, marker })
         }
     }
 }

@@ -46,7 +46,8 @@ pub struct Origin {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proposal(pub(crate) Bytes);
 
-const ORIGIN: usize = 24;
+/// Bytes of an encoded [`Origin`].
+pub(crate) const ORIGIN: usize = 24;
 
 impl Proposal {
     /// Encodes commands.

@@ -1,19 +1,21 @@
 //! RocksDB, real files, threads and the real clock.
 
+use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use kontiki_base::ids::Revision;
-use kontiki_base::net::{NetError, PeerNet, PeerRpc, PeerStream};
+use kontiki_base::net::{NetError, PeerHandler, PeerNet, PeerRpc, PeerStream};
 use kontiki_base::{BoxFuture, MemberId};
 use kontiki_proto::env::SystemEnv;
 
 use super::world::{Sink, write};
 use crate::engine::rocks::RocksOptions;
 use crate::log::LogOptions;
-use crate::raft::{Consensus, InitialMember, RaftConfig, RaftNode, StartError, Storage, Timings};
+use crate::net::{PeerServerHandle, TonicPeerNet, serve};
+use crate::raft::{Consensus, InitialMember, RaftConfig, RaftNode, Role, StartError, Storage, Timings};
 
 struct Nobody;
 
@@ -28,9 +30,14 @@ impl PeerNet for Nobody {
 }
 
 fn config(dir: &Path, token: &str) -> RaftConfig {
+    let alone = InitialMember { name: "m0".into(), peer_urls: vec!["http://m0:1".into()], client_urls: vec![] };
+    config_of(dir, "m0", vec![alone], token, Arc::new(Nobody))
+}
+
+fn config_of(dir: &Path, name: &str, initial_cluster: Vec<InitialMember>, token: &str, net: Arc<dyn PeerNet>) -> RaftConfig {
     RaftConfig {
-        name: "m0".into(),
-        initial_cluster: vec![InitialMember { name: "m0".into(), peer_urls: vec!["http://m0:1".into()], client_urls: vec![] }],
+        name: name.into(),
+        initial_cluster,
         cluster_token: token.into(),
         join: false,
         storage: Storage::Dir {
@@ -43,7 +50,7 @@ fn config(dir: &Path, token: &str) -> RaftConfig {
             },
             log: LogOptions { segment_bytes: 1 << 20, tail_bytes: 64 << 10, spares: 2 },
         },
-        net: Arc::new(Nobody),
+        net,
         env: Arc::new(SystemEnv::new()),
         sink: Arc::new(Sink::default()),
         timings: Timings { flush_bytes: 1 << 20, keep_log_bytes: 256 << 10, ..Timings::default() },
@@ -123,6 +130,134 @@ async fn a_member_on_real_files_restarts_purges_and_survives_a_crash() {
         write(&node, "again", "v").await.unwrap();
         close(node).await;
     }
+    // A log that has gone is noticed.
+    std::fs::remove_dir_all(crashed.path().join("data/log")).unwrap();
+    let refused = RaftNode::start(config(crashed.path(), "t")).await.err().unwrap();
+    assert!(matches!(&refused, StartError::DataDir(why) if why.contains("log is gone")), "{refused}");
     let refused = RaftNode::start(config(dir.path(), "another")).await.err().unwrap();
     assert!(matches!(refused, StartError::DataDir(_)), "{refused}");
+}
+
+/// Takes messages before the member is there to handle them.
+#[derive(Default)]
+struct Door(Mutex<Option<Arc<dyn PeerHandler>>>);
+
+impl PeerHandler for Door {
+    fn handle(&self, rpc: PeerRpc, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        match &*self.0.lock().unwrap() {
+            Some(handler) => handler.handle(rpc, body),
+            None => Box::pin(async { Err("still starting".into()) }),
+        }
+    }
+
+    fn serve(&self, rpc: PeerRpc, stream: Box<dyn PeerStream>) -> BoxFuture<'static, Result<(), String>> {
+        match &*self.0.lock().unwrap() {
+            Some(handler) => handler.serve(rpc, stream),
+            None => Box::pin(async { Err("still starting".into()) }),
+        }
+    }
+}
+
+struct Site {
+    dir: tempfile::TempDir,
+    door: Arc<Door>,
+    server: Option<PeerServerHandle>,
+    addr: SocketAddr,
+    node: Option<Arc<RaftNode>>,
+}
+
+impl Site {
+    async fn new() -> Self {
+        let door = Arc::new(Door::default());
+        let server = serve("127.0.0.1:0".parse().unwrap(), None, door.clone()).await.unwrap();
+        let addr = server.addr;
+        Self { dir: tempfile::tempdir().unwrap(), door, server: Some(server), addr, node: None }
+    }
+
+    async fn start(&mut self, n: usize, cluster: &[InitialMember]) {
+        if self.server.is_none() {
+            self.server = Some(serve(self.addr, None, self.door.clone()).await.unwrap());
+        }
+        let config = config_of(self.dir.path(), &format!("m{n}"), cluster.to_vec(), "wire", Arc::new(TonicPeerNet::new(None)));
+        let node = RaftNode::start(config).await.unwrap();
+        *self.door.0.lock().unwrap() = Some(node.handler());
+        self.node = Some(node);
+    }
+
+    async fn kill(&mut self) {
+        self.server.take().unwrap().stop().await;
+        *self.door.0.lock().unwrap() = None;
+        let node = self.node.take().unwrap();
+        let engine = node.engine();
+        node.kill().await;
+        drop(node);
+        while Arc::strong_count(&engine) > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+async fn leader_of(sites: &[Site]) -> usize {
+    for _ in 0..1_000 {
+        let leads = |s: &Site| s.node.as_ref().is_some_and(|n| n.status().borrow().role == Role::Leader);
+        if let Some(found) = sites.iter().position(leads) {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("no leader");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_over_the_wire_survive_the_leader_and_send_a_snapshot() {
+    let mut sites = vec![Site::new().await, Site::new().await, Site::new().await];
+    let row = |(n, s): (usize, &Site)| InitialMember {
+        name: format!("m{n}"),
+        peer_urls: vec![format!("http://{}", s.addr)],
+        client_urls: vec![],
+    };
+    let cluster: Vec<_> = sites.iter().enumerate().map(row).collect();
+    for (n, site) in sites.iter_mut().enumerate() {
+        site.start(n, &cluster).await;
+    }
+    let old = leader_of(&sites).await;
+    for (n, site) in sites.iter().enumerate() {
+        write(site.node.as_ref().unwrap(), &format!("at{n}"), "v").await.unwrap();
+    }
+    sites[old].kill().await;
+    let survivor = sites[(old + 1) % 3].node.clone().unwrap();
+    write(&survivor, "without the leader", "v").await.unwrap();
+    let body = "x".repeat(8_000);
+    for round in 0..6 {
+        let writes = (0..100).map(|i| {
+            let (node, body) = (survivor.clone(), body.clone());
+            async move { write(&node, &format!("k{round}-{i}"), &body).await.unwrap() }
+        });
+        futures::future::join_all(writes).await;
+        tokio::time::sleep(Duration::from_millis(900)).await;
+    }
+    let new = leader_of(&sites).await;
+    let mut purged = 0;
+    for _ in 0..100 {
+        purged = sites[new].node.as_ref().unwrap().inner.log.status().purged.index.get();
+        if purged > 10 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(purged > 10, "{purged}");
+    sites[old].start(old, &cluster).await;
+    let back = sites[old].node.clone().unwrap();
+    back.read_barrier().await.unwrap();
+    assert_eq!(value(&back, "without the leader"), Some((Bytes::from_static(b"v"), 1)));
+    for n in 0..3 {
+        assert_eq!(value(&back, &format!("at{n}")), Some((Bytes::from_static(b"v"), 1)));
+    }
+    assert_eq!(value(&back, "k5-99"), Some((Bytes::from(body), 1)));
+    assert!(back.inner.log.status().purged.index.get() >= purged, "it got a snapshot");
+    write(&back, "all are here", "v").await.unwrap();
+    drop((survivor, back));
+    for site in &mut sites {
+        site.node.take().unwrap().shutdown().await;
+    }
 }
