@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`row`], [`table`] | a kind is a row; the table of rows is what REST, gRPC, discovery, storage and tests read |
 //! | [`rules`] | what is special about each kind: names, defaults, validation, immutability, deletion |
+//! | [`defaults`], [`validate`] | what clients may leave out, and what must hold: called by the rules |
 //! | [`schema`] | fields of the built-in kinds: decoding checks, unknown fields, pruning |
 //! | [`meta`] | the road of an object from a request to the store |
 //! | [`write_rules`], [`delete`] | preconditions as a decision table; deletion |
