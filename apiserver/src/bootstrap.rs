@@ -51,7 +51,8 @@ pub(crate) async fn run(core: Arc<Core>) {
     }
 }
 
-fn server_user() -> User {
+/// The server itself, as a user.
+pub(crate) fn server_user() -> User {
     User { name: "system:apiserver".into(), groups: vec!["system:masters".into(), "system:authenticated".into()], uid: String::new() }
 }
 

@@ -16,6 +16,7 @@ use crate::auth::Tokens;
 use crate::cache::Hub;
 use crate::cache::row::RowCache;
 use crate::config::ServiceCidr;
+use crate::crd::{Custom, Kinds};
 use crate::error::Result;
 use crate::metrics::Metrics;
 
@@ -36,7 +37,7 @@ pub(crate) struct Core {
     pub(crate) node_tls: Option<tokio_rustls::TlsConnector>,
     /// Becomes true when the server begins to stop.
     pub(crate) stopping: watch::Sender<bool>,
-    registry: RwLock<Arc<Registry>>,
+    kinds: RwLock<Arc<Kinds>>,
 }
 
 impl std::fmt::Debug for Core {
@@ -70,13 +71,27 @@ impl Core {
             server_name: parts.server_name,
             node_tls: parts.node_tls,
             stopping: watch::Sender::new(false),
-            registry: RwLock::new(Arc::new(Registry::builtin())),
+            kinds: RwLock::new(Arc::new(Kinds::builtin())),
         }
     }
 
     /// The kinds that are served now.
     pub(crate) fn registry(&self) -> Arc<Registry> {
-        self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.kinds().registry.clone()
+    }
+
+    fn kinds(&self) -> Arc<Kinds> {
+        self.kinds.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the kinds that are served.
+    pub(crate) fn set_kinds(&self, kinds: Kinds) {
+        *self.kinds.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(kinds);
+    }
+
+    /// What a custom resource brings along; `None` for a built-in kind.
+    pub(crate) fn custom(&self, row: &Row) -> Option<Arc<Custom>> {
+        self.kinds().custom(row)
     }
 
     /// The row of a built-in kind.

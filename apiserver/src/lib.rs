@@ -10,6 +10,7 @@
 //! | `cache` | every object once, as bytes; a window of changes that all watchers share |
 //! | `sub` | subresources, and kinds that are asked and not stored |
 //! | `endpoints`, `health`, `metrics` | paths that are no resources |
+//! | `crd` | kinds that definitions add at run time |
 //! | `bootstrap` | what a new cluster has |
 //!
 //! What a kind is and which rules it has stands in `kontiki-registry`; nothing here knows a kind that the table could tell.
@@ -21,6 +22,7 @@ mod cache;
 mod codec;
 mod config;
 mod core;
+mod crd;
 mod endpoints;
 mod error;
 mod grpc;

@@ -17,7 +17,7 @@ use crate::config::ApiConfig;
 use crate::core::{Core, Parts};
 use crate::error::StartError;
 use crate::stack::{Lanes, Peer, Stack};
-use crate::{auth, bootstrap, grpc, health, tls};
+use crate::{auth, bootstrap, crd, grpc, health, tls};
 
 /// HTTP/2 streams per connection: controllers keep all their watches on one.
 const STREAMS: u32 = 1_000;
@@ -90,6 +90,7 @@ impl ApiServer {
         let tasks = vec![
             core.env.spawn("watch-cache", Box::pin(core.hub.clone().run())),
             core.env.spawn("warm-caches", Box::pin(warm(core.clone()))),
+            core.env.spawn("custom-resources", Box::pin(crd::run(core.clone()))),
             core.env.spawn("bootstrap", Box::pin(bootstrap::run(core.clone()))),
             core.env.spawn(
                 "api-listener",

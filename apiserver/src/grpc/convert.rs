@@ -101,9 +101,19 @@ pub(super) fn write_options(options: Option<&api::WriteOptions>) -> Result<Write
 }
 
 /// The object of a write.
-pub(super) fn object(row: &Row, object: Option<&api::Object>, options: &WriteOptions, warnings: &mut Vec<String>) -> Result<Value> {
+pub(super) fn object(
+    core: &Core,
+    row: &Row,
+    object: Option<&api::Object>,
+    options: &WriteOptions,
+    warnings: &mut Vec<String>,
+) -> Result<Value> {
     let object = object.ok_or_else(|| Status::bad_request("object: required"))?;
-    body::object(row, media(object), &object.raw, options.validation, warnings)
+    let mut value = body::object(row, media(object), &object.raw, options.validation, warnings)?;
+    if let Some(custom) = core.custom(row) {
+        custom.check_fields(row, &mut value, options.validation, warnings)?;
+    }
+    Ok(value)
 }
 
 pub(super) fn media(object: &api::Object) -> Media {

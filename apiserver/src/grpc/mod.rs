@@ -94,7 +94,10 @@ impl Door {
         };
         match named.sub.as_str() {
             "" | "status" => Ok(convert::from_cached(&target.row, &object)),
-            "scale" => Ok(convert::from_tree(&scale::of(&served(&target.row, object.value())))),
+            "scale" => {
+                let paths = scale::Paths::of(&self.core, &target.row);
+                Ok(convert::from_tree(&scale::of(&paths, &served(&target.row, object.value()))?))
+            }
             other => Err(Status::unimplemented(&format!("Get of subresource {other}"))),
         }
     }

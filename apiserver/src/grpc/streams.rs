@@ -11,8 +11,8 @@ use kontiki_registry::row::Row;
 use super::convert::{from_cached, from_tree};
 use crate::cache::change::{Change, EventType};
 use crate::verbs::list::Listed;
-use crate::verbs::served;
 use crate::verbs::watch::{Item, Watch};
+use crate::verbs::{as_stored, served};
 
 /// A stream of answers.
 pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, tonic::Status>> + Send>>;
@@ -76,7 +76,7 @@ fn event_type(kind: EventType) -> api::EventType {
 
 fn changed(row: &Row, kind: EventType, change: &Change) -> api::Object {
     let bytes = change.object(kind);
-    if row.rules.from_stored.is_some() {
+    if !as_stored(row) {
         return from_tree(&served(row, serde_json::from_slice(&bytes).unwrap_or_default()));
     }
     api::Object {

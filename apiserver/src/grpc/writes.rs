@@ -65,7 +65,7 @@ impl Door {
         Self::authorize(user, "create", &row, &request.subresource, &request.namespace, &request.name)?;
         match request.subresource.as_str() {
             "" if row.is_stored() => {
-                let mut object = convert::object(&row, request.object.as_ref(), options, warnings)?;
+                let mut object = convert::object(&self.core, &row, request.object.as_ref(), options, warnings)?;
                 if row.namespaced {
                     let given = object["metadata"]["namespace"].as_str().unwrap_or_default();
                     if !given.is_empty() && given != request.namespace {
@@ -103,7 +103,7 @@ impl Door {
         let target = named.target.clone();
         Self::authorize(user, "update", &target.row, &named.sub, &target.namespace, &target.name)?;
         let sub = named.sub()?;
-        let object = convert::object(&target.row, request.object.as_ref(), options, warnings)?;
+        let object = convert::object(&self.core, &target.row, request.object.as_ref(), options, warnings)?;
         if named.sub == "finalize" {
             return Ok(crate::sub::finalizing(target, object));
         }
@@ -130,7 +130,7 @@ impl Door {
         Self::authorize(user, "patch", &target.row, &named.sub, &target.namespace, &target.name)?;
         let sub = named.sub()?;
         whole_only(&named.sub, "Patch")?;
-        let (change, write) = patch_of(&target.row, kind, &request.patch, options, false, &named.sub, &self.core.now())?;
+        let (change, write) = patch_of(&self.core, &target.row, kind, &request.patch, options, false, &named.sub)?;
         Ok(Update { target, sub, write, own: false, change })
     }
 
@@ -146,8 +146,7 @@ impl Door {
         let sub = named.sub()?;
         whole_only(&named.sub, "Apply")?;
         let object = request.object.as_ref().ok_or_else(|| Status::bad_request("object: required"))?;
-        let (change, write) =
-            patch_of(&target.row, PatchType::ApplyYaml, &object.raw, &options, request.force, &named.sub, &self.core.now())?;
+        let (change, write) = patch_of(&self.core, &target.row, PatchType::ApplyYaml, &object.raw, &options, request.force, &named.sub)?;
         let update = Update { target, sub, write, own: false, change };
         Ok(convert::from_done(&self.core.update(user, &update, &options).await?))
     }

@@ -10,9 +10,9 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response};
 use kontiki_base::Term;
-use kontiki_registry::columns::IncludeObject;
 use kontiki_registry::rbac::User;
 use kontiki_registry::row::{Row, Sub, Verb};
+use kontiki_registry::schema::decode::FieldValidation;
 use kontiki_registry::status::Status;
 use serde_json::{Value, json};
 
@@ -69,8 +69,18 @@ impl Call {
         Ok(form)
     }
 
-    fn include(&self) -> Result<IncludeObject> {
-        respond::include(self.query.get("includeObject"))
+    /// What the answer needs besides its objects. `row`: the kind that is shown.
+    fn show(&self, row: &Row) -> Result<Show> {
+        let include = respond::include(self.query.get("includeObject"))?;
+        Ok(Show { include, custom: self.core.custom(row), now: self.core.now_seconds() })
+    }
+
+    /// Looks for fields that a custom resource does not have.
+    pub(crate) fn check_custom(&mut self, object: &mut Value, mode: FieldValidation) -> Result<()> {
+        match self.core.custom(&self.row) {
+            Some(custom) => custom.check_fields(&self.row, object, mode, &mut self.warnings),
+            None => Ok(()),
+        }
     }
 
     /// The object that the path names.
@@ -91,7 +101,7 @@ impl Call {
 
     /// Answers with one object.
     pub(crate) fn answer_object(&self, code: u16, row: &Row, object: &Value) -> Result<Response<Body>> {
-        respond::one(code, row, self.form()?, self.include()?, self.core.now_seconds(), object)
+        respond::one(code, row, self.form()?, &self.show(row)?, object)
     }
 
     /// Answers with a tree that is no object of a kind: a Status, a review.
@@ -121,9 +131,9 @@ async fn collection(call: &mut Call) -> Result<Response<Body>> {
         "GET" => {
             require(&call.row, Verb::List)?;
             let request = call.query.list(&call.row, call.path.object_namespace())?;
-            let (form, include) = (call.form()?, call.include()?);
+            let (form, show) = (call.form()?, call.show(&call.row)?);
             let listed = call.core.list(&request).await?;
-            respond::list(&call.row, form, include, call.core.now_seconds(), &listed)
+            respond::list(&call.row, form, &show, &listed)
         }
         "POST" if !call.row.is_stored() => sub::review::create(call).await,
         "POST" if !whole => {
@@ -170,9 +180,9 @@ fn require(row: &Row, verb: Verb) -> Result<()> {
 
 /// GET of an object, or of an object through a subresource that shows it whole.
 pub(crate) async fn get(call: &Call) -> Result<Response<Body>> {
-    let (form, include) = (call.form()?, call.include()?);
+    let (form, show) = (call.form()?, call.show(&call.row)?);
     let object = call.core.get(&call.target(), call.query.revision()?).await?;
-    respond::cached(&call.row, form, include, call.core.now_seconds(), &object)
+    respond::cached(&call.row, form, &show, &object)
 }
 
 /// PUT of an object through a subresource.
@@ -185,6 +195,7 @@ pub(crate) async fn patch(call: &mut Call, sub: &Sub) -> Result<Response<Body>> 
     write::patch(call, Some(sub)).await
 }
 
+use respond::Show;
 /// The patch function of a request: from the live object to the new one.
 pub(crate) use write::patch_of;
 
@@ -198,12 +209,12 @@ async fn watch_answer(call: &Call) -> Result<Response<Body>> {
         let text = format!("metadata.name={}", call.path.name);
         request.selection.fields = kontiki_registry::select::FieldSelector::parse(&call.row, &text)?;
     }
-    let (form, include, now) = (call.form()?, call.include()?, call.core.now_seconds());
+    let (form, show) = (call.form()?, call.show(&call.row)?);
     if form.media != negotiate::Media::Json {
         return Err(Status::not_acceptable(negotiate::MEDIA_TYPES));
     }
     let watch = call.core.watch(request).await;
-    watch::answer(call.row.clone(), form, include, now, watch)
+    watch::answer(call.row.clone(), form, show, watch)
 }
 
 /// Success without an object: what bindings and evictions answer.

@@ -13,10 +13,11 @@ use kontiki_registry::status::Status;
 use serde_json::{Map, Value, json};
 
 use crate::cache::change::Cached;
+use crate::crd::Custom;
 use crate::error::Result;
 use crate::negotiate::{Form, MEDIA_TYPES, Media, View};
 use crate::verbs::list::Listed;
-use crate::verbs::{bytes_of, served};
+use crate::verbs::{as_stored, bytes_of, served};
 
 /// A list is sent in pieces of about this size.
 const PIECE: usize = 64 << 10;
@@ -65,13 +66,24 @@ pub(crate) fn include(text: &str) -> Result<IncludeObject> {
     }
 }
 
+/// What answers need besides the objects: which part of them rows of a table carry, the columns of a custom resource, the time.
+#[derive(Clone, Debug)]
+pub(crate) struct Show {
+    /// Part of the object in a row.
+    pub(crate) include: IncludeObject,
+    /// Columns, if the kind is not built in.
+    pub(crate) custom: Option<Arc<Custom>>,
+    /// Now, in seconds.
+    pub(crate) now: i64,
+}
+
 /// One object in the negotiated form.
-pub(crate) fn one(code: u16, row: &Row, form: Form, include: IncludeObject, now: i64, object: &Value) -> Result<Response<Body>> {
+pub(crate) fn one(code: u16, row: &Row, form: Form, show: &Show, object: &Value) -> Result<Response<Body>> {
     match form.view {
         View::Whole => tree(code, form, object),
         View::Table(version) => {
             let meta = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-            tree(code, form, &table(row, &[object], meta, include, now, version))
+            tree(code, form, &table(row, &[object], meta, show, version))
         }
         View::Partial(version) => tree(code, form, &partial(object, version)),
         View::PartialList(_) => Err(wrong_shape(row, "PartialObjectMetadataList", "not a list")),
@@ -79,11 +91,11 @@ pub(crate) fn one(code: u16, row: &Row, form: Form, include: IncludeObject, now:
 }
 
 /// One object whose bytes are at hand.
-pub(crate) fn cached(row: &Row, form: Form, include: IncludeObject, now: i64, object: &Cached) -> Result<Response<Body>> {
+pub(crate) fn cached(row: &Row, form: Form, show: &Show, object: &Cached) -> Result<Response<Body>> {
     if form == Form::default() {
         return Ok(respond(200, Media::Json.content_type(), bytes_of(row, object)));
     }
-    one(200, row, form, include, now, &served(row, object.value()))
+    one(200, row, form, show, &served(row, object.value()))
 }
 
 fn wrong_shape(row: &Row, asked: &str, is: &str) -> Status {
@@ -95,7 +107,7 @@ fn wrong_shape(row: &Row, asked: &str, is: &str) -> Status {
 }
 
 /// A list in the negotiated form.
-pub(crate) fn list(row: &Row, form: Form, include: IncludeObject, now: i64, listed: &Listed) -> Result<Response<Body>> {
+pub(crate) fn list(row: &Row, form: Form, show: &Show, listed: &Listed) -> Result<Response<Body>> {
     let meta = list_meta(listed);
     match form.view {
         View::Whole if form.media == Media::Json && !form.pretty => Ok(stream_list(row, &meta, &listed.items)),
@@ -106,7 +118,7 @@ pub(crate) fn list(row: &Row, form: Form, include: IncludeObject, now: i64, list
         View::Table(version) => {
             let items: Vec<Value> = listed.items.iter().map(|o| served(row, o.value())).collect();
             let refs: Vec<&Value> = items.iter().collect();
-            tree(200, form, &table(row, &refs, meta, include, now, version))
+            tree(200, form, &table(row, &refs, meta, show, version))
         }
         View::PartialList(version) => {
             let items: Vec<Value> = listed.items.iter().map(|o| partial(&o.value(), version)).collect();
@@ -132,7 +144,7 @@ fn list_meta(listed: &Listed) -> Value {
 /// A list as a stream of the objects' own bytes: a long list is never in memory twice.
 fn stream_list(row: &Row, meta: &Value, items: &[Arc<Cached>]) -> Response<Body> {
     let head = format!("{{\"kind\":{},\"apiVersion\":{},\"metadata\":{meta},\"items\":[", json!(row.list_kind), json!(row.api_version()));
-    let convert = row.rules.from_stored.is_some();
+    let convert = !as_stored(row);
     let objects: VecDeque<Bytes> = items.iter().map(|o| if convert { bytes_of(row, o) } else { o.bytes.clone() }).collect();
     let total: usize = objects.iter().map(|o| o.len() + 1).sum();
     if total < PIECE {
@@ -178,8 +190,11 @@ fn append(out: &mut BytesMut, objects: VecDeque<Bytes>, mut first: bool) {
 }
 
 /// A table of `meta.k8s.io`.
-pub(crate) fn table(row: &Row, items: &[&Value], meta: Value, include: IncludeObject, now: i64, version: &str) -> Value {
-    let mut table = columns::table(&row.gvk(), items, meta, include, now);
+pub(crate) fn table(row: &Row, items: &[&Value], meta: Value, show: &Show, version: &str) -> Value {
+    let mut table = match &show.custom {
+        Some(custom) => custom.columns.table(items, meta, show.include, show.now),
+        None => columns::table(&row.gvk(), items, meta, show.include, show.now),
+    };
     if version != "v1" {
         table["apiVersion"] = json!(format!("meta.k8s.io/{version}"));
     }

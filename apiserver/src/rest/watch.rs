@@ -5,23 +5,21 @@ use bytes::{Bytes, BytesMut};
 use futures::stream;
 use http::Response;
 use kontiki_base::{Code, Revision};
-use kontiki_registry::columns::IncludeObject;
 use kontiki_registry::row::Row;
 use kontiki_registry::status::Status;
 use serde_json::{Value, json};
 
-use super::respond::{partial, respond, table};
+use super::respond::{Show, partial, respond, table};
 use crate::cache::change::{EventType, frame};
 use crate::error::Result;
 use crate::negotiate::{Form, MEDIA_TYPES, Media, View};
 use crate::verbs::watch::{Item, Watch};
-use crate::verbs::{bytes_of, served};
+use crate::verbs::{as_stored, bytes_of, served};
 
 /// How one watch writes its events.
 struct Encoder {
     form: Form,
-    include: IncludeObject,
-    now: i64,
+    show: Show,
     /// A table says its columns once.
     columns_sent: bool,
 }
@@ -52,7 +50,7 @@ impl Encoder {
     }
 
     fn plain(&self, row: &Row) -> bool {
-        self.form.view == View::Whole && row.rules.from_stored.is_none()
+        self.form.view == View::Whole && as_stored(row)
     }
 
     fn converted(&mut self, row: &Row, kind: EventType, stored: &[u8]) -> Bytes {
@@ -75,7 +73,7 @@ impl Encoder {
             View::Partial(version) | View::PartialList(version) => partial(value, version),
             View::Table(version) => {
                 let meta = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
-                let mut shown = table(row, &[value], meta, self.include, self.now, version);
+                let mut shown = table(row, &[value], meta, &self.show, version);
                 if std::mem::replace(&mut self.columns_sent, true) {
                     shown["columnDefinitions"] = Value::Null;
                 }
@@ -95,18 +93,12 @@ impl Encoder {
 }
 
 /// The answer to a watch request.
-pub(crate) fn answer(
-    row: std::sync::Arc<Row>,
-    form: Form,
-    include: IncludeObject,
-    now: i64,
-    watch: Result<Watch>,
-) -> Result<Response<Body>> {
+pub(crate) fn answer(row: std::sync::Arc<Row>, form: Form, show: Show, watch: Result<Watch>) -> Result<Response<Body>> {
     if form.media != Media::Json {
         return Err(Status::not_acceptable(MEDIA_TYPES));
     }
     let form = Form { pretty: false, ..form };
-    let encoder = Encoder { form, include, now, columns_sent: false };
+    let encoder = Encoder { form, show, columns_sent: false };
     let watch = match watch {
         Ok(watch) => watch,
         // The connection is a watch already: the client is told within it, and lists again.

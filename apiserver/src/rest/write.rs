@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::Call;
 use crate::body;
+use crate::core::Core;
 use crate::error::Result;
 use crate::negotiate::{self, Media};
 use crate::verbs::Target;
@@ -27,6 +28,7 @@ pub(super) async fn create(call: &mut Call) -> Result<Response<Body>> {
     let bytes = call.read_body().await?;
     let row = call.row.clone();
     let mut object = body::object(&row, media, &bytes, options.validation, &mut call.warnings)?;
+    call.check_custom(&mut object, options.validation)?;
     let namespace = call.path.object_namespace().to_owned();
     check_namespace(&row, &namespace, &mut object)?;
     let target = Target::of(&row, &namespace, "");
@@ -52,7 +54,8 @@ pub(super) async fn update(call: &mut Call, sub: Option<&Sub>) -> Result<Respons
     let media = negotiate::content(call.header("content-type"))?;
     let bytes = call.read_body().await?;
     let row = call.row.clone();
-    let object = body::object(&row, media, &bytes, options.validation, &mut call.warnings)?;
+    let mut object = body::object(&row, media, &bytes, options.validation, &mut call.warnings)?;
+    call.check_custom(&mut object, options.validation)?;
     let change: Box<Change<'_>> = Box::new(move |_| Ok(object.clone()));
     let update = Update { target: call.target(), sub: sub.cloned(), write: Write::Update, own: false, change };
     let done = call.core.update(&call.user, &update, &options).await?;
@@ -71,7 +74,7 @@ pub(super) async fn patch(call: &mut Call, sub: Option<&Sub>) -> Result<Response
     check_patch_options(kind, call.query.has("force"), call.query.get("fieldManager"))?;
     let bytes = call.read_body().await?;
     let row = call.row.clone();
-    let (change, write) = patch_of(&row, kind, &bytes, &options, force, sub.map_or("", |s| &s.name), &call.core.now())?;
+    let (change, write) = patch_of(&call.core, &row, kind, &bytes, &options, force, sub.map_or("", |s| &s.name))?;
     let update = Update { target: call.target(), sub: sub.cloned(), write, own: false, change };
     let done = call.core.update(&call.user, &update, &options).await?;
     call.answer_object(if done.created { 201 } else { 200 }, &row, &done.object)
@@ -92,16 +95,22 @@ fn check_patch_options(kind: PatchType, force_given: bool, manager: &str) -> Res
 
 /// The function of a patch, and which preconditions go with it.
 pub(crate) fn patch_of(
+    core: &Core,
     row: &std::sync::Arc<Row>,
     kind: PatchType,
     bytes: &[u8],
     options: &crate::verbs::WriteOptions,
     force: bool,
     sub: &str,
-    now: &str,
 ) -> Result<(Box<Change<'static>>, Write)> {
+    let custom = core.custom(row);
+    if kind == PatchType::Strategic && custom.is_some() {
+        let accepted = [PatchType::Json, PatchType::Merge, PatchType::ApplyYaml].map(PatchType::media_type);
+        return Err(Status::unsupported_media(&accepted));
+    }
+    let now = core.now();
     if kind == PatchType::ApplyYaml {
-        let change = crate::verbs::managed::apply_of(row, bytes, options, force, sub, now)?;
+        let change = crate::verbs::managed::apply_of(row, custom, bytes, options, force, sub, &now)?;
         return Ok((change, Write::Apply));
     }
     let patch: Value = serde_json::from_slice(bytes).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;

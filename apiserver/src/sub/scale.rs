@@ -10,6 +10,7 @@ use kontiki_registry::val;
 use kontiki_registry::write_rules::Write;
 use serde_json::{Map, Value, json};
 
+use crate::core::Core;
 use crate::error::Result;
 use crate::negotiate;
 use crate::rest::{Call, patch_of};
@@ -20,13 +21,13 @@ pub(super) async fn serve(call: &mut Call, sub: &Sub) -> Result<Response<Body>> 
     let row = call.row.clone();
     if call.method == http::Method::GET {
         let object = call.core.get(&call.target(), call.query.revision()?).await?;
-        return answer(call, &of(&served(&row, object.value())));
+        return answer(call, &of(&Paths::of(&call.core, &row), &served(&row, object.value()))?);
     }
     let update = if call.method == http::Method::PUT { put(call, sub).await? } else { patch(call).await? };
     let (change, options) = update;
     let update = Update { target: call.target(), sub: None, write: Write::Patch, own: false, change };
     let done = call.core.update(&call.user, &update, &options).await?;
-    answer(call, &of(&done.object))
+    answer(call, &of(&Paths::of(&call.core, &row), &done.object)?)
 }
 
 fn answer(call: &Call, scale: &Value) -> Result<Response<Body>> {
@@ -36,8 +37,8 @@ fn answer(call: &Call, scale: &Value) -> Result<Response<Body>> {
 
 async fn put(call: &mut Call, sub: &Sub) -> Result<(Box<Change<'static>>, WriteOptions)> {
     let (scale, options) = super::read_object(call, sub, "UpdateOptions").await?;
-    let name = call.path.name.clone();
-    Ok((Box::new(move |live| apply(live, &scale, &name)), options))
+    let (name, paths) = (call.path.name.clone(), Paths::of(&call.core, &call.row));
+    Ok((Box::new(move |live| apply(&paths, live, &scale, &name)), options))
 }
 
 async fn patch(call: &mut Call) -> Result<(Box<Change<'static>>, WriteOptions)> {
@@ -47,12 +48,12 @@ async fn patch(call: &mut Call) -> Result<(Box<Change<'static>>, WriteOptions)> 
     if kind == PatchType::ApplyYaml {
         return Err(Status::unimplemented("server-side apply of a scale"));
     }
-    let (inner, _) = patch_of(&scale_row(&call.row), kind, &bytes, &options, false, "", &call.core.now())?;
-    let name = call.path.name.clone();
+    let (inner, _) = patch_of(&call.core, &scale_row(&call.row), kind, &bytes, &options, false, "")?;
+    let (name, paths) = (call.path.name.clone(), Paths::of(&call.core, &call.row));
     let change = move |live: Option<&Value>| {
-        let shown = live.map(of);
+        let shown = live.map(|l| of(&paths, l)).transpose()?;
         let scale = inner(shown.as_ref())?;
-        apply(live, &scale, &name)
+        apply(&paths, live, &scale, &name)
     };
     Ok((Box::new(change), options))
 }
@@ -67,7 +68,7 @@ fn scale_row(row: &std::sync::Arc<Row>) -> std::sync::Arc<Row> {
 }
 
 /// The parent with the replicas of the scale; the scale's resource version and uid are preconditions.
-fn apply(live: Option<&Value>, scale: &Value, name: &str) -> Result<Value> {
+fn apply(paths: &Paths, live: Option<&Value>, scale: &Value, name: &str) -> Result<Value> {
     let mut new = live.cloned().unwrap_or_default();
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
     if replicas < 0 {
@@ -80,12 +81,37 @@ fn apply(live: Option<&Value>, scale: &Value, name: &str) -> Result<Value> {
             val::copy(&mut new, scale, &["metadata", field]);
         }
     }
-    val::put(&mut new, &["spec", "replicas"], json!(replicas));
+    val::put(&mut new, &paths.spec.iter().map(String::as_str).collect::<Vec<_>>(), json!(replicas));
     Ok(new)
 }
 
+/// Where the numbers of a scale are in its parent.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    spec: Vec<String>,
+    status: Vec<String>,
+    /// Where a custom resource keeps its selector as text; a built-in kind has it as an object in `spec.selector`.
+    selector: Option<Vec<String>>,
+}
+
+impl Paths {
+    /// Those of a kind.
+    pub(crate) fn of(core: &Core, row: &Row) -> Self {
+        let split = |path: &str| path.split('.').filter(|p| !p.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let custom = core.custom(row).and_then(|c| c.scale.clone());
+        match custom {
+            Some([spec, status, selector]) => Self { spec: split(&spec), status: split(&status), selector: Some(split(&selector)) },
+            None => Self { spec: split("spec.replicas"), status: split("status.replicas"), selector: None },
+        }
+    }
+}
+
+fn look<'a>(object: &'a Value, path: &[String]) -> &'a Value {
+    path.iter().fold(object, |value, key| &value[key])
+}
+
 /// The Scale of a workload.
-pub(crate) fn of(parent: &Value) -> Value {
+pub(crate) fn of(paths: &Paths, parent: &Value) -> Result<Value> {
     let meta = &parent["metadata"];
     let mut shown = Map::new();
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
@@ -93,13 +119,22 @@ pub(crate) fn of(parent: &Value) -> Value {
             shown.insert(field.into(), meta[field].clone());
         }
     }
-    let mut status = json!({"replicas": parent["status"]["replicas"].as_i64().unwrap_or(0)});
-    let selector = selector_text(&parent["spec"]["selector"]);
+    let mut status = json!({"replicas": look(parent, &paths.status).as_i64().unwrap_or(0)});
+    let selector = match &paths.selector {
+        None => selector_text(&parent["spec"]["selector"]),
+        Some(path) if path.is_empty() => String::new(),
+        Some(path) => look(parent, path).as_str().unwrap_or_default().to_owned(),
+    };
     if !selector.is_empty() {
         status["selector"] = json!(selector);
     }
-    let replicas = parent["spec"]["replicas"].as_i64().unwrap_or(0);
-    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": shown, "spec": {"replicas": replicas}, "status": status})
+    let replicas = match look(parent, &paths.spec).as_i64() {
+        None if paths.selector.is_some() => {
+            return Err(Status::internal(&format!("the spec replicas field \".{}\" does not exist", paths.spec.join("."))));
+        }
+        found => found.unwrap_or(0),
+    };
+    Ok(json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": shown, "spec": {"replicas": replicas}, "status": status}))
 }
 
 /// A LabelSelector, or the plain map of a ReplicationController, as text.
@@ -140,10 +175,12 @@ mod tests {
 
     #[test]
     fn a_scale_carries_replicas_and_preconditions() {
+        let words = |a: &str| vec![a.to_owned(), "replicas".to_owned()];
+        let paths = Paths { spec: words("spec"), status: words("status"), selector: None };
         let live = json!({"metadata": {"name": "d", "resourceVersion": "5"}, "spec": {"replicas": 1}});
-        let new = apply(Some(&live), &json!({"metadata": {"resourceVersion": "4"}, "spec": {"replicas": 3}}), "d").unwrap();
+        let new = apply(&paths, Some(&live), &json!({"metadata": {"resourceVersion": "4"}, "spec": {"replicas": 3}}), "d").unwrap();
         assert_eq!(new, json!({"metadata": {"name": "d", "resourceVersion": "4"}, "spec": {"replicas": 3}}));
-        let refused = apply(Some(&live), &json!({"spec": {"replicas": -1}}), "d").unwrap_err();
+        let refused = apply(&paths, Some(&live), &json!({"spec": {"replicas": -1}}), "d").unwrap_err();
         assert_eq!(
             refused.message,
             "Scale.autoscaling \"d\" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0"

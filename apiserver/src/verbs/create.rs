@@ -74,6 +74,14 @@ impl Core {
         if let WriteDecision::Refuse(why) = write_rules::decide_write(row, Write::Create, &object, None)? {
             return Err(write_rules::refusal(row, why, str_of(&new.body, "name"), &object, None));
         }
+        let custom = self.custom(row);
+        if let Some(custom) = &custom {
+            if custom.terminating {
+                return Err(Status::forbidden(row, "", "create not allowed while custom resource definition is terminating"));
+            }
+            custom.shape(&mut object);
+            custom.validate(row, &object)?;
+        }
         let (now, suffix) = (self.now(), self.suffix());
         let request = Request { user, row, sub: None, namespace, suffix: &suffix };
         let gathered = self.gather(&request, &object, true).await?;
@@ -87,9 +95,12 @@ impl Core {
             kontiki_registry::val::put(&mut object, &["metadata", "managedFields"], managed);
         }
         codec::tidy(&mut object);
+        if let Some(custom) = &custom {
+            custom.settle(&mut object);
+        }
         let target = Target::of(row, namespace, str_of(&object, "name"));
         if !new.applied {
-            super::managed::on_write(row, &mut object, None, options, None, &now);
+            super::managed::on_write(row, custom.as_deref(), &mut object, None, options, None, &now);
         }
         let value = codec::encode(&mut stored(row, object.clone()));
         let write = KeyWrite { key: target.key(), expect: Revision::ZERO, effect: Effect::Put(value) };

@@ -13,7 +13,7 @@ use kontiki_registry::select::{FieldSelector, LabelSelector};
 use kontiki_registry::status::Status;
 use serde_json::{Value, json};
 
-use super::served;
+use super::{as_stored, served};
 use crate::cache::after;
 use crate::cache::change::Cached;
 use crate::core::{Core, FRESHNESS_PATIENCE};
@@ -69,7 +69,7 @@ impl Selection {
         if self.is_everything() {
             return true;
         }
-        if self.row.rules.from_stored.is_none() {
+        if as_stored(&self.row) {
             return self.labels.matches(&object.facets) && self.fields.matches(&self.row, &object.facets);
         }
         let facets = served(&self.row, object.facets.clone());

@@ -96,25 +96,37 @@ fn unreadable(key: &[u8], error: &serde_json::Error) -> Status {
     Status::internal(&format!("stored object {} cannot be read", String::from_utf8_lossy(key)))
 }
 
-/// From the version in storage to that of the row.
+/// Whether objects of the row are stored in its own version.
+pub(crate) fn as_stored(row: &Row) -> bool {
+    row.rules.from_stored.is_none() && row.version == row.stored_as.version
+}
+
+/// From the version in storage to that of the row. Versions of a custom resource differ in nothing but their name.
 pub(crate) fn served(row: &Row, value: Value) -> Value {
     match row.rules.from_stored {
         Some(convert) => convert(value),
+        None if row.version != row.stored_as.version => renamed(value, row.api_version()),
         None => value,
     }
+}
+
+fn renamed(mut value: Value, api_version: String) -> Value {
+    value["apiVersion"] = Value::String(api_version);
+    value
 }
 
 /// From the version of the row to that in storage.
 pub(crate) fn stored(row: &Row, value: Value) -> Value {
     match row.rules.to_stored {
         Some(convert) => convert(value),
+        None if row.version != row.stored_as.version => renamed(value, row.stored_as.api_version()),
         None => value,
     }
 }
 
 /// The bytes of a cached object in the version of the row.
 pub(crate) fn bytes_of(row: &Row, object: &Cached) -> Bytes {
-    if row.rules.from_stored.is_none() {
+    if as_stored(row) {
         return object.bytes.clone();
     }
     serde_json::to_vec(&served(row, object.value())).map(Bytes::from).unwrap_or_default()

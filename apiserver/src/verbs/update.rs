@@ -110,12 +110,20 @@ impl Core {
         let (now, suffix) = (self.now(), self.suffix());
         let request = Request { user, row, sub: sub.as_ref(), namespace: &target.namespace, suffix: &suffix };
         let gathered = self.gather(&request, &object, false).await?;
+        let custom = self.custom(row);
+        if let Some(custom) = &custom {
+            custom.shape(&mut object);
+        }
         meta::prepare_update(row, &mut object, old, sub.as_ref(), &now)?;
+        if let Some(custom) = &custom {
+            custom.settle(&mut object);
+            custom.validate(row, &object)?;
+        }
         gathered.update(&request, &mut object, old)?;
         codec::tidy(&mut object);
         if *write != Write::Apply {
             let sub_name = sub.as_ref().map(|s| s.name.as_str());
-            super::managed::on_write(row, &mut object, Some(old), options, sub_name, &now);
+            super::managed::on_write(row, custom.as_deref(), &mut object, Some(old), options, sub_name, &now);
         }
         Ok(self.settle(target, object, old, current, gathered))
     }

@@ -4,6 +4,7 @@
 
 mod breaks;
 mod common;
+mod crds;
 mod grpc;
 mod kubectl;
 mod lists;
