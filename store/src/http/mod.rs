@@ -1,5 +1,7 @@
 //! What the client port serves beside gRPC: health, readiness, version, metrics. One port, one router, HTTP/1 and HTTP/2.
 
+mod authority;
+mod hpack;
 mod serve;
 
 use std::net::SocketAddr;

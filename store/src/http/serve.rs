@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::Peer;
+use super::authority::Lenient;
 use crate::config::TlsOptions;
 use crate::error::StoreError;
 
@@ -166,7 +167,7 @@ async fn serve(
         .max_frame_size(FRAME)
         .max_concurrent_streams(STREAMS);
     let service = TowerToHyperService::new(router.layer(axum::Extension(Peer(peer))));
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection(TokioIo::new(Lenient::new(stream)), service);
     tokio::pin!(connection);
     tokio::select! {
         biased;

@@ -24,7 +24,8 @@ struct Ctl {
 impl Ctl {
     fn command(&self, args: &str) -> Command {
         let mut command = Command::new(ETCDCTL);
-        command.env("ETCDCTL_API", "3").arg("--endpoints").arg(&self.endpoint).args(args.split(' '));
+        // With the scheme, this release writes the whole URL as the authority of calls to one endpoint.
+        command.env("ETCDCTL_API", "3").arg("--endpoints").arg(format!("http://{}", self.endpoint)).args(args.split(' '));
         command
     }
 
