@@ -2,6 +2,13 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+
+use kontiki_agents::node::runtime::cri::CriRuntime;
+use kontiki_agents::node::runtime::suite::{Bench, LAWS};
+use kontiki_agents::node::runtime::{PodRuntime, wire};
+use kontiki_base::env::Env;
+use kontiki_proto::env::SystemEnv;
 
 use super::*;
 
@@ -88,5 +95,45 @@ fn leftovers_of_a_run_with_more_nodes_are_removed() {
         fewer.up().unwrap();
         assert_eq!(network::node_indices(&testbed.layout().prefix), [1]);
         Testbed::clean(&testbed.layout().data_dir).unwrap();
+    });
+}
+
+/// A network for the pods of one node, as an agent would configure it.
+fn configure_network(node: &NodePlan) {
+    let ipam = serde_json::json!({"type": "host-local", "ranges": [[{"subnet": "10.244.9.0/24"}]], "dataDir": node.dir.join("addresses")});
+    let conflist = serde_json::json!({"cniVersion": "1.0.0", "name": "test", "plugins": [{"type": "ptp", "ipam": ipam}]});
+    std::fs::write(node.cni_conf_dir().join("10-test.conflist"), conflist.to_string()).unwrap();
+}
+
+async fn keeps_all_laws(node: &NodePlan) {
+    let env: Arc<dyn Env> = Arc::new(SystemEnv::new());
+    let runtime: Arc<dyn PodRuntime> = Arc::new(CriRuntime::new(&node.cri_socket));
+    for _ in 0..100 {
+        if runtime.readiness().await.unwrap().network {
+            break;
+        }
+        env.sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let log_dir = node.dir.join("logs").to_string_lossy().into_owned();
+    let image = crate::image::DEMO_IMAGES[0].to_owned();
+    let bench = Bench { runtime: Arc::clone(&runtime), env, image, log_dir, cgroup_parent: node.cgroup_parent.clone() };
+    for (name, law) in LAWS {
+        eprintln!("{name}");
+        law(bench.clone()).await;
+        let left: Vec<wire::PodSandbox> = runtime.list_sandboxes(None).await.unwrap();
+        assert!(left.is_empty(), "{name}: leaves something behind");
+    }
+}
+
+#[test]
+fn containerd_on_a_node_keeps_all_laws_of_a_runtime() {
+    with_testbed(1, |testbed| {
+        testbed.up().unwrap();
+        let node = testbed.node(0);
+        configure_network(node);
+        let archive = testbed.layout().data_dir.join("demo.tar");
+        crate::image::write_demo_archive(std::fs::File::create(&archive).unwrap()).unwrap();
+        testbed.import_image(&archive).unwrap();
+        tokio::runtime::Runtime::new().unwrap().block_on(keeps_all_laws(node));
     });
 }

@@ -31,8 +31,8 @@ use super::{NodeConfig, NodeError, volumes};
 use entry::Entry;
 use observe::{Listed, Print};
 
-/// How often the runtime's lists are looked at.
-const LIST_EVERY_MS: i64 = 700;
+/// How often the runtime's lists are looked at: for real pods, and for simulated ones, of which a process holds thousands.
+const LIST_EVERY_MS: (i64, i64) = (700, 2_000);
 /// The files of config maps and secrets are brought up to date this often.
 const FILES_EVERY_MS: i64 = 60_000;
 /// A pod whose volumes or sandbox cannot be made is tried again after this, then after twice that, and so on up to the second.
@@ -105,6 +105,7 @@ struct Node {
     complete: bool,
     listing: bool,
     next_list_ms: i64,
+    list_every_ms: i64,
     pod_cidr: tokio::sync::watch::Sender<String>,
     runtime_name: String,
     /// What the agent's own port shows.
@@ -143,7 +144,7 @@ impl Node {
     /// Time until something is due.
     fn until_next(&self) -> Duration {
         let now = self.now();
-        let list = if self.listing { now + LIST_EVERY_MS } else { self.next_list_ms };
+        let list = if self.listing { now + self.list_every_ms } else { self.next_list_ms };
         let next = self.pods.values().filter_map(|e| if e.dirty && e.looked { Some(now) } else { e.wake_ms }).fold(list, i64::min);
         Duration::from_millis(u64::try_from(next - now).unwrap_or(0))
     }
@@ -249,7 +250,7 @@ impl Node {
     fn take_list(&mut self, list: RuntimeList) {
         let now = self.now();
         self.listing = false;
-        self.next_list_ms = now + LIST_EVERY_MS;
+        self.next_list_ms = now + self.list_every_ms;
         let Some(all) = list.0 else { return };
         self.listed = true;
         let empty = Print::new();

@@ -7,7 +7,7 @@ use kontiki_base::env::Task;
 use kontiki_base::limits;
 use tokio::sync::{mpsc, watch};
 
-use super::{Input, Node};
+use super::{Input, LIST_EVERY_MS, Node};
 use crate::api::{Client, channels};
 use crate::node::container_config::NodeSide;
 use crate::node::events::Events;
@@ -76,6 +76,7 @@ pub(super) async fn start(config: NodeConfig) -> Result<(Node, mpsc::Receiver<In
         complete: false,
         listing: false,
         next_list_ms: 0,
+        list_every_ms: if config.runtime.simulated() { LIST_EVERY_MS.1 } else { LIST_EVERY_MS.0 },
         pod_cidr,
         runtime_name,
         board,
