@@ -8,6 +8,7 @@ mod machine;
 mod network;
 pub mod node;
 mod pending;
+pub mod runtime;
 mod snapshot;
 mod start;
 mod storage;

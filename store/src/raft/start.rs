@@ -171,6 +171,28 @@ fn tune(timings: &Timings, name: &str) -> Result<Config, StartError> {
     config.validate().map_err(|e| StartError::Config(e.to_string()))
 }
 
+/// Room that is kept so that a member on a full disk can still be opened, and then be compacted or moved.
+const RESERVE_BYTES: u64 = 32 << 20;
+
+/// Opens something; if that fails, gives the reserve to it and tries once more. Afterwards the reserve is filled again, if there is room.
+fn with_reserve<T>(dir: &Path, open: impl Fn() -> Result<T, StartError>) -> Result<T, StartError> {
+    let reserve = dir.join("reserve");
+    let opened = match open() {
+        Err(error) if reserve.exists() => {
+            tracing::warn!(%error, "giving up the disk reserve to open the store");
+            std::fs::remove_file(&reserve).map_err(|e| StartError::DataDir(format!("{}: {e}", reserve.display())))?;
+            open()?
+        }
+        other => other?,
+    };
+    if !reserve.exists()
+        && let Err(error) = FsDisk::open(dir).and_then(|disk| disk.create("reserve", RESERVE_BYTES))
+    {
+        tracing::warn!(%error, "there is no room for the disk reserve");
+    }
+    Ok(opened)
+}
+
 const MARKER: &str = "has-voted";
 
 /// A member that has voted and does not remember must not take part: it could vote twice, and it may have acknowledged entries
@@ -210,7 +232,7 @@ fn open_storage(storage: Storage, cluster: u64, id: MemberId) -> Result<Opened, 
             check_identity(&path, &identity(cluster, id))?;
             let scratch = path.join("snapshots");
             clear(&scratch)?;
-            let engine = RocksEngine::open(&path.join("engine"), engine)?;
+            let engine = with_reserve(&path, || RocksEngine::open(&path.join("engine"), engine.clone()).map_err(StartError::from))?;
             let disk = FsDisk::open(&path.join("log")).map_err(dir)?;
             let marker = Some(path.join(MARKER));
             Ok(Opened { engine: Arc::new(engine), disk: Arc::new(disk), log, scratch, inline: false, marker })
@@ -308,6 +330,19 @@ mod tests {
         check_identity(dir.path(), &identity(1, MemberId::new(2))).unwrap();
         let error = check_identity(dir.path(), &identity(1, MemberId::new(3))).unwrap_err();
         assert!(error.to_string().contains("belongs to another member"), "{error}");
+    }
+
+    #[test]
+    fn a_full_disk_gets_the_reserve() {
+        let dir = tempfile::tempdir().unwrap();
+        let reserve = dir.path().join("reserve");
+        with_reserve(dir.path(), || Ok(())).unwrap();
+        assert_eq!(std::fs::metadata(&reserve).unwrap().len(), RESERVE_BYTES);
+        // Opens only once the reserve has gone, as on a full disk.
+        let full = || if reserve.exists() { Err(StartError::DataDir("no space left on device".into())) } else { Ok(7) };
+        assert_eq!(with_reserve(dir.path(), full).unwrap(), 7);
+        assert!(reserve.exists(), "filled again");
+        assert!(with_reserve(dir.path(), || Err::<(), _>(StartError::Config("bad".into()))).is_err());
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub(super) async fn publish_status(inner: Arc<Inner>) {
             return;
         }
         tokio::select! {
+            biased;
             changed = metrics.changed() => if changed.is_err() { return },
             changed = applied.changed() => if changed.is_err() { return },
         }
