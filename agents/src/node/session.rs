@@ -24,6 +24,8 @@ use crate::api::jittered;
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 /// Heartbeats that may stay unanswered before the server is given up.
 const SILENT_BEATS: u32 = 3;
+/// Beats in a row that may go without the leader hearing of them, before another server is tried: this one may be cut off.
+const UNHEARD_BEATS: u32 = 10;
 /// How often to beat until a server says otherwise, and the bounds of what it may say.
 const BEAT: Duration = Duration::from_secs(1);
 const BEAT_BOUNDS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
@@ -115,6 +117,8 @@ enum Ended {
     NoWelcome,
     #[error("{SILENT_BEATS} heartbeats were not answered")]
     Silent,
+    #[error("the leader has not heard of the node for {UNHEARD_BEATS} heartbeats")]
+    Unheard,
     #[error("the server takes nothing more")]
     Stuck,
 }
@@ -184,7 +188,8 @@ impl Session {
         beat: Duration,
         unsettled: &mut Option<(u64, Vec<pb::PodStatus>)>,
     ) -> Result<(), Ended> {
-        let (mut seq, mut unanswered, mut batch_seq) = (0_u64, 0_u32, 0_u64);
+        let (mut seq, mut batch_seq) = (0_u64, 0_u64);
+        let (mut unanswered, mut unheard) = (0_u32, 0_u32);
         let mut shown: Option<Vec<u8>> = None;
         let mut timer = Box::pin(self.env.sleep(Duration::ZERO));
         loop {
@@ -194,7 +199,13 @@ impl Session {
                     Some(message) => {
                         let Some(message) = message?.message else { continue };
                         match message {
-                            Down::Ack(_) => unanswered = 0,
+                            Down::Ack(ack) => {
+                                unanswered = 0;
+                                unheard = if ack.leader_knows { 0 } else { unheard + 1 };
+                                if unheard >= UNHEARD_BEATS {
+                                    return Err(Ended::Unheard);
+                                }
+                            }
                             Down::StatusAck(ack) => if unsettled.as_ref().is_some_and(|(sent, _)| *sent == ack.seq) {
                                 *unsettled = None;
                             },
