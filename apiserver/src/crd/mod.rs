@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use kontiki_base::object::Gvk;
 use kontiki_registry::columns::custom::CustomColumns;
-use kontiki_registry::field::Errors;
+use kontiki_registry::field::{Errors, Path};
 use kontiki_registry::row::{Row, Stage, Sub, Verb, VerbSet};
 use kontiki_registry::rules::CUSTOM_RULES;
 use kontiki_registry::schema::decode::FieldValidation;
@@ -110,6 +110,24 @@ impl Kinds {
     pub(crate) fn custom(&self, row: &Row) -> Option<Arc<Custom>> {
         if self.customs.is_empty() { None } else { self.customs.get(&row.gvk()).cloned() }
     }
+}
+
+/// Refuses a definition whose schemas are not structural. Other kinds pass.
+pub(crate) fn check_definition(row: &Row, object: &Value) -> Result<()> {
+    if row.group != "apiextensions.k8s.io" || row.kind != "CustomResourceDefinition" {
+        return Ok(());
+    }
+    let mut errors = Errors::default();
+    let versions = object["spec"]["versions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for (i, version) in versions.iter().enumerate() {
+        // A definition of one version is checked in the form that it had when it could have no other.
+        let at = if versions.len() == 1 { Path::new("spec.validation") } else { Path::new("spec.versions").index(i).child("schema") };
+        let schema = &version["schema"]["openAPIV3Schema"];
+        if schema.is_object() {
+            structural::check(schema, &at.child("openAPIV3Schema"), &mut errors);
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(row, str_at(object, &["metadata", "name"]), &errors)) }
 }
 
 /// Why the names of a definition cannot be had: `PluralConflict` or `KindConflict`, and a text.

@@ -226,6 +226,31 @@ fn has_type(value: &Value, schema: &Value) -> bool {
     }
 }
 
+/// Checks that a schema is structural: every node says its type, or says that it has none.
+pub(crate) fn check(schema: &Value, at: &Path, errors: &mut Errors) {
+    check_node(schema, at, "at the root", errors);
+}
+
+fn check_node(schema: &Value, at: &Path, place: &str, errors: &mut Errors) {
+    for (key, child) in schema["properties"].as_object().into_iter().flatten() {
+        check_node(child, &at.child("properties").key(key), "for specified object fields", errors);
+    }
+    if schema["additionalProperties"].is_object() {
+        check_node(&schema["additionalProperties"], &at.child("additionalProperties"), "for specified object fields", errors);
+    }
+    if schema["items"].is_object() {
+        check_node(&schema["items"], &at.child("items"), "for specified array items", errors);
+    }
+    let untyped = schema["x-kubernetes-int-or-string"] == true || keeps_unknown(schema);
+    match schema["type"].as_str().unwrap_or_default() {
+        "" if !untyped || place == "at the root" => errors.required(&at.child("type"), &format!("must not be empty {place}")),
+        "object" | "" => {}
+        other if place == "at the root" => errors.invalid(&at.child("type"), other, "must be object at the root"),
+        "array" if schema["items"].is_null() => errors.required(&at.child("items"), "must be specified"),
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,6 +277,26 @@ mod tests {
         default(&mut object, &schema());
         let spec = json!({"replicas": 2, "mode": "a", "any": {"x": [1]}, "map": {"k": 1}, "items": [{"name": "a"}]});
         assert_eq!(object, json!({"apiVersion": "x/v1", "kind": "F", "metadata": {"name": "f"}, "spec": spec}));
+    }
+
+    #[test]
+    fn every_node_says_its_type() {
+        let texts = |schema: Value| {
+            let mut errors = Errors::default();
+            check(&schema, &Path::new("s"), &mut errors);
+            errors.0.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(texts(schema()), Vec::<String>::new());
+        let expected = [
+            "s.properties[a].type: Required value: must not be empty for specified object fields",
+            "s.type: Required value: must not be empty at the root",
+        ];
+        assert_eq!(texts(json!({"properties": {"a": {}}})), expected);
+        assert_eq!(texts(json!({"type": "string"})), ["s.type: Invalid value: \"string\": must be object at the root"]);
+        assert_eq!(
+            texts(json!({"type": "object", "properties": {"l": {"type": "array"}}})),
+            ["s.properties[l].items: Required value: must be specified"]
+        );
     }
 
     #[test]

@@ -91,6 +91,7 @@ impl Core {
             CreateCtx { uid: self.uid(), now: &now, user: &user.name, suffix: &suffix, namespace, field_manager: &options.manager };
         let managed = new.applied.then(|| object["metadata"]["managedFields"].clone());
         meta::prepare_create(row, &mut object, &context)?;
+        crate::crd::check_definition(row, &object)?;
         if let Some(managed) = managed {
             kontiki_registry::val::put(&mut object, &["metadata", "managedFields"], managed);
         }

@@ -115,6 +115,7 @@ impl Core {
             custom.shape(&mut object);
         }
         meta::prepare_update(row, &mut object, old, sub.as_ref(), &now)?;
+        crate::crd::check_definition(row, &object)?;
         if let Some(custom) = &custom {
             custom.settle(&mut object);
             custom.validate(row, &object)?;
