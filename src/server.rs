@@ -47,7 +47,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
         server: args.member.name.clone(),
         authorize: Arc::new(authorize),
     })?;
-    let api = api_config(&args, store.kv(), env.clone(), tonic::service::Routes::new(sessions).into_axum_router())?;
+    let api = api_config(&args, store.kv(), env.clone(), tonic::service::Routes::new(sessions).into_axum_router().reset_fallback())?;
     let api: ApiHandle = ApiServer::start(api).await.context("the API server did not start")?;
     let (stop, stopped) = watch::channel(false);
     let following = tokio::spawn(caches.clone().run(until(stopped.clone())));

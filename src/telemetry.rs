@@ -1,5 +1,7 @@
 //! Logs to standard error; traces over OTLP when an endpoint is given.
 
+use std::io::IsTerminal as _;
+
 use anyhow::{Context as _, Result};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
@@ -17,7 +19,7 @@ pub(crate) struct Telemetry(Option<SdkTracerProvider>);
 pub(crate) fn init(filter: &str, otlp_endpoint: Option<&str>, service: &str, instance: &str) -> Result<Telemetry> {
     let filter =
         EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?}: not a log filter; try `info` or `kontiki_store=debug`"))?;
-    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter);
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_filter(filter);
     let Some(endpoint) = otlp_endpoint else {
         tracing_subscriber::registry().with(logs).init();
         return Ok(Telemetry(None));
