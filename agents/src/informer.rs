@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use kontiki_base::code::Retry;
 use kontiki_base::env::{Env, Task};
 use kontiki_base::object::ObjectKey;
@@ -13,7 +14,7 @@ use kontiki_base::{Code, Revision, Uid};
 use kontiki_control::Kind;
 use kontiki_control::meta;
 use kontiki_control::schedule::Snapshot;
-use kontiki_control::world::{Change, Dirty, ObjectId, Settings, World};
+use kontiki_control::world::{Applied, Change, Dirty, ObjectId, Settings, World};
 use tokio::sync::Notify;
 
 use crate::api::{Client, Object, Scope, WatchEvent, jittered};
@@ -314,23 +315,23 @@ impl Caches {
     }
 
     fn apply(&self, kind: Kind, object: &Object) -> Option<ObjectKey> {
-        let key = match serde_json::from_slice::<MetaOnly>(&object.raw) {
-            Ok(parsed) => meta::key(&parsed.metadata),
+        let applied = self.world_mut().apply(kind, Change::Upsert(&object.raw));
+        match applied {
+            Ok(applied) => {
+                if kind == Kind::Pod {
+                    let mut raw = self.raw_pods.write().unwrap_or_else(PoisonError::into_inner);
+                    raw.insert(applied.key.clone(), object.raw.clone());
+                }
+                let key = applied.key.clone();
+                self.after(kind, applied);
+                Some(key)
+            }
             Err(error) => {
                 self.unreadable(kind, &error);
-                return None;
+                // It is there, though: a list that contains it must not end what is known of it.
+                serde_json::from_slice::<MetaOnly>(&object.raw).ok().map(|o| meta::key(&o.metadata))
             }
-        };
-        let before = self.placement(kind, &key);
-        if kind == Kind::Pod {
-            self.raw_pods.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), object.raw.clone());
         }
-        let dirty = self.world_mut().apply(kind, Change::Upsert(&object.raw));
-        match dirty {
-            Ok(dirty) => self.after(kind, &key, before, dirty),
-            Err(error) => self.unreadable(kind, &error),
-        }
-        Some(key)
     }
 
     fn unreadable(&self, kind: Kind, error: &dyn std::fmt::Display) {
@@ -339,25 +340,19 @@ impl Caches {
     }
 
     fn remove(&self, kind: Kind, key: &ObjectKey) {
-        let before = self.placement(kind, key);
         if kind == Kind::Pod {
             self.raw_pods.write().unwrap_or_else(PoisonError::into_inner).remove(key);
         }
-        let dirty = self.world_mut().apply(kind, Change::Remove(key));
-        if let Ok(dirty) = dirty {
-            self.after(kind, key, before, dirty);
+        let applied = self.world_mut().apply(kind, Change::Remove(key));
+        if let Ok(applied) = applied {
+            self.after(kind, applied);
         }
     }
 
-    /// Node and uid of a pod as it is known.
-    fn placement(&self, kind: Kind, key: &ObjectKey) -> Option<(String, Uid)> {
-        if kind != Kind::Pod {
-            return None;
-        }
-        self.world().pods.get(key).map(|p| (meta::node_of(p).to_owned(), meta::uid(&p.metadata)))
-    }
-
-    fn after(&self, kind: Kind, key: &ObjectKey, before: Option<(String, Uid)>, dirty: Vec<Dirty>) {
+    fn after(&self, kind: Kind, applied: Applied) {
+        let Applied { key, dirty, old_pod } = applied;
+        let key = &key;
+        let place = |p: &Arc<Pod>| (meta::node_of(p).to_owned(), meta::uid(&p.metadata));
         match kind {
             Kind::Pod => {
                 let pod = self.world().pods.get(key).cloned();
@@ -368,8 +363,7 @@ impl Caches {
                 }
                 drop(snapshot);
                 self.scheduling.pod(key, pod.as_deref());
-                let now = pod.map(|p| (meta::node_of(&p).to_owned(), meta::uid(&p.metadata)));
-                self.tell_sessions(key, before, now);
+                self.tell_sessions(key, old_pod.as_ref().map(place), pod.as_ref().map(place));
             }
             Kind::Node => {
                 let node = self.world().nodes.get(key).cloned();

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kontiki_base::env::Mono;
 use kontiki_base::{Code, Term};
-use kontiki_control::controllers::{Failure, Input};
+use kontiki_control::controllers::{ControllerId, Failure, Input};
 use kontiki_control::world::Dirty;
 
 use crate::act::{Done, Hands, Stopped};
@@ -17,9 +18,23 @@ use crate::metrics::{ControllerLabel, ReconcileLabels};
 /// How long a worker waits for a key's own last write before it lets another key go first.
 const OWN_WRITE_WAIT: Duration = Duration::from_secs(1);
 
+/// How long a key of a controller rests after a plan that wrote something: what changes meanwhile is taken together. The first
+/// change after a quiet time is acted on at once.
+const fn pace(controller: ControllerId) -> Duration {
+    Duration::from_millis(match controller {
+        // Large objects that many small changes touch.
+        ControllerId::Endpoints | ControllerId::EndpointSlice => 100,
+        ControllerId::Namespace => 200,
+        ControllerId::ReplicaSet | ControllerId::Deployment => 20,
+        _ => 0,
+    })
+}
+
 /// What is remembered of a key between two reconciles.
 #[derive(Default)]
 struct Memo {
+    /// Not to be looked at before this.
+    rests_until: Mono,
     written: Vec<Written>,
     failure: Option<Failure>,
 }
@@ -101,6 +116,11 @@ impl Runner {
             self.caches.queue.add_after(key.clone(), Duration::from_millis(50));
             return Outcome::Retry;
         }
+        let rest = self.memos().get(key).map_or(Duration::ZERO, |memo| memo.rests_until.since(self.caches.env.now_mono()));
+        if !rest.is_zero() {
+            self.caches.queue.add_after(key.clone(), rest);
+            return Outcome::Quiet;
+        }
         let failure = self.memos().get(key).and_then(|memo| memo.failure.clone());
         let row = key.controller.row();
         let plan = {
@@ -149,7 +169,8 @@ impl Runner {
         if done.written.is_empty() && failure.is_none() {
             self.memos().remove(key);
         } else {
-            self.memos().insert(key.clone(), Memo { written: done.written, failure });
+            let rests_until = self.caches.env.now_mono().plus(pace(key.controller));
+            self.memos().insert(key.clone(), Memo { rests_until, written: done.written, failure });
         }
         outcome
     }

@@ -1,5 +1,7 @@
 //! Client, caches, runner, scheduler and node sessions against an API server that can misbehave.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! The other controllers in the closed loop: garbage, namespaces, endpoints, lost nodes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::collections::BTreeMap;

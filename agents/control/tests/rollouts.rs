@@ -1,6 +1,8 @@
 //! Deployments in a closed loop: whatever the order in which controllers and kubelets act, a rollout stays within its bounds,
 //! arrives, and then rests.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use common::{Cluster, deployment, is_active, is_ready};

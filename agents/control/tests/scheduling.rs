@@ -1,5 +1,7 @@
 //! The scheduler: kube-scheduler's words with numbers, vectors, and a property: whatever is bound fits.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

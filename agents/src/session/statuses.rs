@@ -1,6 +1,7 @@
 //! Pod statuses on their way up: a batch is one transaction where possible. A status that says what the API says already is not
 //! written; a pod that has been terminated on its node is then removed, that very one and no other of its name.
 
+use futures::future::join_all;
 use kontiki_base::object::ObjectKey;
 use kontiki_base::{Code, Uid, limits};
 use kontiki_control::plan::PatchType;
@@ -11,6 +12,9 @@ use serde_json::{Value, json};
 use crate::api::{Client, DeleteOptions};
 use crate::error::ApiError;
 use crate::informer::Caches;
+
+/// Finished pods are removed from the API so many at a time.
+const REMOVALS_AT_ONCE: usize = 32;
 
 /// A status to be written.
 struct Write {
@@ -32,8 +36,11 @@ pub(super) async fn store(caches: &Caches, node: &str, statuses: &[PodStatus]) -
             settle(client.patch(Kind::Pod, &write.key, "status", PatchType::Strategic, &write.patch).await)?;
         }
     }
-    for status in statuses.iter().filter(|s| s.finished_deleting) {
-        remove(caches, &client, node, status).await?;
+    let finished: Vec<&PodStatus> = statuses.iter().filter(|s| s.finished_deleting).collect();
+    for batch in finished.chunks(REMOVALS_AT_ONCE) {
+        for removed in join_all(batch.iter().map(|status| remove(caches, &client, node, status))).await {
+            removed?;
+        }
     }
     Ok(())
 }

@@ -174,6 +174,9 @@ pub(crate) fn hostname(pod: &Pod, service: &Service) -> Option<String> {
     (spec.subdomain.as_deref() == service.metadata.name.as_deref()).then(|| hostname.clone())
 }
 
+/// Name, number, protocol and application protocol.
+type Port = (String, i32, String, Option<String>);
+
 #[derive(Default)]
 struct Group {
     ready: Vec<EndpointAddress>,
@@ -185,7 +188,7 @@ fn subsets(service: &Service, pods: &[&Arc<Pod>]) -> (Vec<EndpointSubset>, bool)
     let spec = service.spec.as_ref();
     let ports = spec.and_then(|s| s.ports.as_deref()).unwrap_or_default();
     let v6 = spec.and_then(|s| s.ip_families.as_ref()).is_some_and(|f| f.first().is_some_and(|f| f == "IPv6"));
-    let mut groups: BTreeMap<Vec<(String, i32, String, Option<String>)>, Group> = BTreeMap::new();
+    let mut groups: BTreeMap<Vec<Port>, Group> = BTreeMap::new();
     for pod in pods.iter().filter(|p| !meta::deleting(&p.metadata)) {
         let Some(ip) = address(pod, v6) else { continue };
         let resolved: Vec<_> = ports.iter().filter_map(|port| resolve(pod, port)).collect();
@@ -217,14 +220,14 @@ fn subsets(service: &Service, pods: &[&Arc<Pod>]) -> (Vec<EndpointSubset>, bool)
     (out, truncated)
 }
 
-fn resolve(pod: &Pod, port: &ServicePort) -> Option<(String, i32, String, Option<String>)> {
+fn resolve(pod: &Pod, port: &ServicePort) -> Option<Port> {
     let number = target_port(pod, port)?;
     let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".into());
     Some((port.name.clone().unwrap_or_default(), number, protocol, port.app_protocol.clone()))
 }
 
-fn subset(ports: Vec<(String, i32, String, Option<String>)>, group: Group) -> EndpointSubset {
-    let port = |(name, port, protocol, app_protocol): (String, i32, String, Option<String>)| EndpointPort {
+fn subset(ports: Vec<Port>, group: Group) -> EndpointSubset {
+    let port = |(name, port, protocol, app_protocol): Port| EndpointPort {
         name: (!name.is_empty()).then_some(name),
         port,
         protocol: Some(protocol),

@@ -93,6 +93,17 @@ pub struct Dirty {
     pub key: ObjectKey,
 }
 
+/// What a change has done.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// The object's name.
+    pub key: ObjectKey,
+    /// Who must look at what because of it.
+    pub dirty: Vec<Dirty>,
+    /// The pod as it was before, if it is one and was known.
+    pub old_pod: Option<Arc<Pod>>,
+}
+
 /// An object that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("unreadable {kind}: {why}")]
@@ -164,6 +175,10 @@ impl<T: Metadata<Ty = ObjectMeta> + serde::de::DeserializeOwned> Pair<T> {
         }
     }
 
+    fn new_meta(&self) -> Option<ObjectMeta> {
+        self.new.as_ref().map(|object| object.metadata().clone())
+    }
+
     fn any(&self) -> Option<&Arc<T>> {
         self.new.as_ref().or(self.old.as_ref())
     }
@@ -176,77 +191,87 @@ impl<T: Metadata<Ty = ObjectMeta> + serde::de::DeserializeOwned> Pair<T> {
 impl World {
     /// An empty world.
     pub fn new(settings: Settings) -> Self {
-        let mut world = Self::default();
-        world.settings = settings;
-        world
+        Self { settings, ..Self::default() }
     }
 
-    /// Takes in a change; who must look at what because of it. An object that cannot be read changes nothing.
-    pub fn apply(&mut self, kind: Kind, change: Change<'_>) -> Result<Vec<Dirty>, BadObject> {
+    /// Takes in a change. An object that cannot be read changes nothing.
+    pub fn apply(&mut self, kind: Kind, change: Change<'_>) -> Result<Applied, BadObject> {
         let mut out = Vec::new();
-        match kind {
+        let mut old_pod = None;
+        let typed = match kind {
             Kind::Namespace => {
                 let pair = Pair::put(kind, &mut self.namespaces, change)?;
                 dirty::namespace(&pair, &mut out);
+                pair.new_meta()
             }
             Kind::Node => {
                 let pair = Pair::put(kind, &mut self.nodes, change)?;
                 dirty::node(self, &pair, &mut out);
+                pair.new_meta()
             }
             Kind::Pod => {
                 let pair = Pair::put(kind, &mut self.pods, change)?;
                 self.index_pod(&pair);
                 dirty::pod(self, &pair, &mut out);
+                old_pod.clone_from(&pair.old);
+                pair.new_meta()
             }
             Kind::Service => {
                 let pair = Pair::put(kind, &mut self.services, change)?;
                 dirty::service(&pair, &mut out);
+                pair.new_meta()
             }
             Kind::Endpoints => {
                 let pair = Pair::put(kind, &mut self.endpoints, change)?;
                 dirty::endpoints(&pair, &mut out);
+                pair.new_meta()
             }
             Kind::EndpointSlice => {
                 let pair = Pair::put(kind, &mut self.endpoint_slices, change)?;
                 dirty::endpoint_slice(&pair, &mut out);
+                pair.new_meta()
             }
             Kind::ServiceAccount => {
                 let pair = Pair::put(kind, &mut self.service_accounts, change)?;
                 dirty::service_account(&pair, &mut out);
+                pair.new_meta()
             }
             Kind::Deployment => {
                 let pair = Pair::put(kind, &mut self.deployments, change)?;
                 dirty::deployment(&pair, &mut out);
+                pair.new_meta()
             }
             Kind::ReplicaSet => {
                 let pair = Pair::put(kind, &mut self.replica_sets, change)?;
                 dirty::replica_set(self, &pair, &mut out);
+                pair.new_meta()
             }
-            Kind::ConfigMap => self.apply_config_map(change, &mut out)?,
-            _ => {}
+            _ => None,
+        };
+        let key = self.apply_meta(kind, change, typed, &mut out)?;
+        if kind == Kind::ConfigMap && key.name == ROOT_CA_NAME {
+            let pair = Pair::put(Kind::ConfigMap, &mut self.root_cas, change)?;
+            dirty::root_ca(&pair, &mut out);
         }
-        self.apply_meta(kind, change, &mut out)?;
         out.sort();
         out.dedup();
-        Ok(out)
+        Ok(Applied { key, dirty: out, old_pod })
     }
 
-    fn apply_config_map(&mut self, change: Change<'_>, out: &mut Vec<Dirty>) -> Result<(), BadObject> {
-        let name = match change {
-            Change::Upsert(raw) => meta::name(&parse::<MetaOnly>(Kind::ConfigMap, raw)?.metadata).to_owned(),
-            Change::Remove(key) => key.name.clone(),
-        };
-        if name == ROOT_CA_NAME {
-            let pair = Pair::put(Kind::ConfigMap, &mut self.root_cas, change)?;
-            dirty::root_ca(&pair, out);
-        }
-        Ok(())
-    }
-
-    fn apply_meta(&mut self, kind: Kind, change: Change<'_>, out: &mut Vec<Dirty>) -> Result<(), BadObject> {
+    /// The graph's part of a change; `typed` is the metadata if the object has been read already.
+    fn apply_meta(
+        &mut self,
+        kind: Kind,
+        change: Change<'_>,
+        typed: Option<ObjectMeta>,
+        out: &mut Vec<Dirty>,
+    ) -> Result<ObjectKey, BadObject> {
         let (id, old, new) = match change {
             Change::Upsert(raw) => {
-                let meta = parse::<MetaOnly>(kind, raw)?.metadata;
+                let meta = match typed {
+                    Some(meta) => meta,
+                    None => parse::<MetaOnly>(kind, raw)?.metadata,
+                };
                 let id = ObjectId { kind, key: meta::key(&meta) };
                 let row = GraphRow::of(&meta);
                 (id.clone(), self.graph.upsert(id, row.clone()), Some(row))
@@ -257,7 +282,7 @@ impl World {
             }
         };
         dirty::graph(self, &id, old.as_ref(), new.as_ref(), out);
-        Ok(())
+        Ok(id.key)
     }
 
     fn index_pod(&mut self, pair: &Pair<Pod>) {

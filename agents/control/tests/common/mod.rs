@@ -2,6 +2,7 @@
 //! Everything is a function of the seed.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -145,14 +146,14 @@ impl Cluster {
             self.drop_object(kind, &key);
             return;
         }
-        let dirty = self.world.apply(kind, Change::Upsert(object.to_string().as_bytes())).unwrap();
+        let dirty = self.world.apply(kind, Change::Upsert(object.to_string().as_bytes())).unwrap().dirty;
         self.objects.insert((kind, key), object);
         self.queue.extend(dirty);
     }
 
     pub fn drop_object(&mut self, kind: Kind, key: &ObjectKey) {
         self.objects.remove(&(kind, key.clone()));
-        let dirty = self.world.apply(kind, Change::Remove(key)).unwrap();
+        let dirty = self.world.apply(kind, Change::Remove(key)).unwrap().dirty;
         self.queue.extend(dirty);
     }
 
