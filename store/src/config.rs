@@ -133,7 +133,8 @@ mod tests {
     #[test]
     fn contradictions_are_found() {
         let cluster = |names: &[&str]| names.iter().map(|n| ((*n).into(), vec!["http://127.0.0.1:1".into()])).collect::<Vec<_>>();
-        let table: Vec<(&str, fn(&mut StoreConfig))> = vec![
+        type Spoil = fn(&mut StoreConfig);
+        let table: [(&str, Spoil); 5] = [
             ("needs a name", |c| c.name.clear()),
             ("is not in the initial cluster", |c| c.initial_cluster = vec![("b".into(), vec!["http://127.0.0.1:1".into()])]),
             ("has no peer URL", |c| c.initial_cluster = vec![("a".into(), vec![])]),

@@ -53,6 +53,17 @@ impl Api {
         self.service.status.borrow().members.iter().map(to_wire).collect()
     }
 
+    /// The members after a change that has been decided: this member hears of it a moment later.
+    async fn members_when(&self, changed: impl FnMut(&RaftStatus) -> bool) -> Vec<pb::Member> {
+        let mut status = self.service.status.clone();
+        tokio::select! {
+            biased;
+            _ = status.wait_for(changed) => {}
+            () = self.service.env.sleep(self.service.election) => tracing::warn!("a change of members is slow to arrive here"),
+        }
+        self.members()
+    }
+
     fn check_new(&self, urls: &[String], learner: bool) -> Result<(), EtcdError> {
         let raft = self.service.raft();
         if urls.is_empty() || !urls.iter().all(|url| usable(url)) {
@@ -85,16 +96,18 @@ impl pb::cluster_server::Cluster for Api {
         let urls = req.peer_ur_ls;
         let member = Member { id: MemberId::ZERO, name: String::new(), peer_urls: urls.clone(), client_urls: Vec::new(), learner: true };
         self.service.consensus.add_learner(member).await.map_err(|e| kv_status(&e))?;
+        self.members_when(|raft| raft.members.iter().any(|m| m.peer_urls == urls)).await;
         let raft = self.service.raft();
-        let Some(added) = raft.members.iter().find(|m| m.peer_urls == urls) else {
-            return Err(Status::internal("the member was added, and is not listed yet"));
+        let Some(added) = raft.members.iter().find(|m| m.peer_urls == urls).map(|m| m.id) else {
+            return Err(EtcdError::Timeout.status());
         };
         if !req.is_learner {
             let mut voters = voters(&raft);
-            voters.insert(added.id);
+            voters.insert(added);
             self.set_voters(voters).await?;
         }
-        let members = self.members();
+        let learner = req.is_learner;
+        let members = self.members_when(|raft| raft.members.iter().any(|m| m.id == added && m.learner == learner)).await;
         let member = members.iter().find(|m| m.peer_ur_ls == urls).cloned();
         Ok(Response::new(pb::MemberAddResponse { header: self.header_of_cluster(), member, members }))
     }
@@ -106,7 +119,8 @@ impl pb::cluster_server::Cluster for Api {
         let Some(member) = raft.members.iter().find(|m| m.id == id) else { return Err(EtcdError::MemberNotFound.status()) };
         if member.learner {
             self.service.roster.remove_learner(id).await.map_err(|e| kv_status(&e))?;
-            return Ok(Response::new(pb::MemberRemoveResponse { header: self.header_of_cluster(), members: self.members() }));
+            let members = self.members_when(|raft| raft.members.iter().all(|m| m.id != id)).await;
+            return Ok(Response::new(pb::MemberRemoveResponse { header: self.header_of_cluster(), members }));
         }
         let mut left = voters(&raft);
         left.remove(&id);
@@ -114,7 +128,8 @@ impl pb::cluster_server::Cluster for Api {
             return Err(EtcdError::NotEnoughStarted.status());
         }
         self.set_voters(left).await?;
-        Ok(Response::new(pb::MemberRemoveResponse { header: self.header_of_cluster(), members: self.members() }))
+        let members = self.members_when(|raft| raft.members.iter().all(|m| m.id != id)).await;
+        Ok(Response::new(pb::MemberRemoveResponse { header: self.header_of_cluster(), members }))
     }
 
     async fn member_update(&self, req: Request<pb::MemberUpdateRequest>) -> Result<Response<pb::MemberUpdateResponse>, Status> {
@@ -132,8 +147,9 @@ impl pb::cluster_server::Cluster for Api {
             return Err(EtcdError::PeerUrlExists.status());
         }
         let changed = Member { peer_urls: req.peer_ur_ls, ..member.clone() };
-        self.service.roster.update(changed).await.map_err(|e| kv_status(&e))?;
-        Ok(Response::new(pb::MemberUpdateResponse { header: self.header_of_cluster(), members: self.members() }))
+        self.service.roster.update(changed.clone()).await.map_err(|e| kv_status(&e))?;
+        let members = self.members_when(|raft| raft.members.iter().any(|m| m.peer_urls == changed.peer_urls)).await;
+        Ok(Response::new(pb::MemberUpdateResponse { header: self.header_of_cluster(), members }))
     }
 
     async fn member_list(&self, req: Request<pb::MemberListRequest>) -> Result<Response<pb::MemberListResponse>, Status> {
@@ -162,7 +178,8 @@ impl pb::cluster_server::Cluster for Api {
         let mut voters = voters(&raft);
         voters.insert(id);
         self.set_voters(voters).await?;
-        Ok(Response::new(pb::MemberPromoteResponse { header: self.header_of_cluster(), members: self.members() }))
+        let members = self.members_when(|raft| raft.members.iter().any(|m| m.id == id && !m.learner)).await;
+        Ok(Response::new(pb::MemberPromoteResponse { header: self.header_of_cluster(), members }))
     }
 }
 

@@ -144,9 +144,8 @@ async fn a_replaced_state_is_caught_up_with() {
     assert_eq!(seen.iter().map(|e| e.kv.mod_revision.get()).collect::<Vec<_>>(), [3, 4]);
     bench.service.hub.replaced(super::hub::Tip { revision: Revision::new(40), compact: Revision::new(30) });
     let end = loop {
-        match session.next().await.unwrap().unwrap() {
-            Out::Canceled { why, .. } => break why,
-            _ => {}
+        if let Out::Canceled { why, .. } = session.next().await.unwrap().unwrap() {
+            break why;
         }
     };
     assert_eq!(end, super::Canceled::Compacted(Revision::new(30)));

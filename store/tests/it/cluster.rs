@@ -94,6 +94,13 @@ async fn any_member_answers_and_a_leader_can_go() {
         hashes.push(maintenance.hash_kv(pb::HashKvRequest { revision: revision.get() }).await.unwrap().into_inner().hash);
     }
     assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
+    let mut cluster = ClusterClient::new(channel(&stores[follower]).await);
+    let add = pb::MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:9".into()], is_learner: true };
+    let added = cluster.member_add(add).await.unwrap().into_inner();
+    assert_eq!((added.members.len(), added.member.as_ref().map(|m| m.is_learner)), (4, Some(true)));
+    let id_of_learner = added.member.unwrap().id;
+    let left = cluster.member_remove(pb::MemberRemoveRequest { id: id_of_learner }).await.unwrap().into_inner();
+    assert_eq!(left.members.len(), 3);
     let mut maintenance = MaintenanceClient::new(channel(&stores[follower]).await);
     let moved = maintenance.move_leader(pb::MoveLeaderRequest { target_id: 1 }).await.unwrap_err();
     assert_eq!(moved.message(), "etcdserver: not leader");

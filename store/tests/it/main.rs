@@ -8,3 +8,4 @@ mod etcd;
 mod etcdctl;
 mod kv_suite;
 mod member;
+mod tls;
