@@ -1,4 +1,21 @@
 //! Consensus, behind one trait: the rest of the store does not know openraft.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`node`] | the member: proposals, leaders, read indexes |
+//! | `config`, `start` | how a member is made, and opened: identity, lost logs, the first membership |
+//! | `barrier` | reads in batches: one confirmation serves all that wait |
+//! | `pending` | proposals of this member until they are applied, or known to be lost |
+//! | `machine` | the apply thread: commit, then watchers, then proposers |
+//! | `storage` | openraft's log on [`crate::log`] |
+//! | `network`, `handler`, `wire`, `snapshot` | the other members: out, in, as bytes, and whole states |
+//! | `admin` | what only the leader can do, asked from anywhere |
+//! | `upkeep` | status, flushes, purges |
+//! | [`types`], [`runtime`] | what openraft is instantiated with |
+//!
+//! What holds: nothing is acknowledged before a quorum has synced it; a proposal is bound to the term of the leader that it was given to,
+//! so it is carried out once or never, however often it is tried; an idle cluster appends nothing; the log goes only behind what the
+//! engine has flushed; a member that has lost its vote is refused.
 
 mod admin;
 mod barrier;
@@ -126,7 +143,7 @@ pub trait Consensus: Send + Sync + 'static {
     /// Hands leadership to a voter.
     fn transfer_leader(&self, to: MemberId) -> BoxFuture<'static, Result<(), KvError>>;
 
-    /// Adds a member as learner; it gets its id from its first peer URL and the cluster.
+    /// Adds a member as learner. With id 0 it gets the id that [`member_id`] computes from its peer URLs, which is the one it will start with.
     fn add_learner(&self, member: Member) -> BoxFuture<'static, Result<(), KvError>>;
 
     /// Makes the voters exactly these.

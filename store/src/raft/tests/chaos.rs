@@ -189,7 +189,7 @@ fn number(name: &str) -> Option<u64> {
 fn sim_seeds() {
     let seeds = match number("KONTIKI_SEED") {
         Some(one) => one..one + 1,
-        None => 0..number("KONTIKI_SEEDS").unwrap_or(10),
+        None => 0..number("KONTIKI_SEEDS").unwrap_or(5),
     };
     for seed in seeds {
         run_seed(seed);
