@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 pub use disk::{FsDisk, LogDisk, LogFile};
 pub use record::{LogEntry, Vote};
-pub use state::Cold;
+pub use state::{Cold, ColdRead};
 use state::{Failure, Shared};
 use writer::{Job, What, Writer};
 
