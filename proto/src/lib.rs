@@ -1,9 +1,11 @@
-//! The wire: generated modules, conversions to the words of `kontiki-base`, clients, and the system's [`env::SystemEnv`].
+//! The wire: generated modules, conversions to the words of `kontiki-base`, clients, the system's [`env::SystemEnv`], and what carries a
+//! [`trace`] from one process to the next.
 
 pub mod client;
 pub mod convert;
 pub mod env;
 pub mod etcd;
+pub mod trace;
 
 /// Generated: `kontiki.api.v1`, the native gRPC door.
 #[allow(missing_docs, clippy::all, clippy::too_many_lines, unreachable_pub)]

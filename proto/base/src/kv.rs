@@ -427,12 +427,9 @@ impl KvError {
     /// The outcome code.
     pub const fn code(&self) -> Code {
         match self {
-            Self::EmptyKey
-            | Self::ValueProvided
-            | Self::LeaseProvided
-            | Self::KeyNotFound
-            | Self::DuplicateKey
-            | Self::TooManyOps => Code::BadRequest,
+            Self::EmptyKey | Self::ValueProvided | Self::LeaseProvided | Self::KeyNotFound | Self::DuplicateKey | Self::TooManyOps => {
+                Code::BadRequest
+            }
             Self::Compacted { .. } => Code::Compacted,
             Self::FutureRevision => Code::FutureRevision,
             Self::LeaseNotFound => Code::NotFound,

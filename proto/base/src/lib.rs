@@ -13,6 +13,7 @@
 //! | [`kv`] | the seam between API server and store: requests, replies, [`kv::Kv`] |
 //! | [`env`] | the seam to time, tasks and randomness |
 //! | [`net`] | the seam to the other members |
+//! | [`trace`] | where work belongs in a distributed trace; the names of all spans |
 
 pub mod code;
 pub mod env;
@@ -23,6 +24,7 @@ pub mod kv;
 pub mod limits;
 pub mod net;
 pub mod object;
+pub mod trace;
 
 pub use code::Code;
 pub use ids::{LeaseId, LogIndex, MemberId, Revision, Term, Uid, WatchId};

@@ -226,6 +226,8 @@ pub fn kv_error(status: &Status) -> KvError {
     let text = status.message().to_owned();
     match status.code() {
         Code::Unavailable => KvError::Unavailable(text),
+        // Not the server's word but the transport's: the connection broke under the call.
+        Code::Unknown if std::error::Error::source(status).is_some() => KvError::Unavailable(text),
         Code::DeadlineExceeded | Code::Cancelled => KvError::Timeout,
         Code::ResourceExhausted => KvError::TooManyRequests,
         Code::DataLoss => KvError::Corrupt(text),
