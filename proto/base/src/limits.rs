@@ -64,6 +64,8 @@ limits! {
     EVENT_ROWS: usize = 4_096 => "the oldest row of the aggregation is forgotten: its next event starts a new count";
     EVENTS_QUEUED: usize = 1_024 => "the event is dropped and counted";
     NODE_SESSIONS: usize = 10_000 => "the session is refused: TooManyRequests, and the agent tries another server";
+    // traces
+    SPANS_QUEUED: usize = 8_192 => "the span is dropped: its trace has a hole";
 }
 
 const _: () = assert!(PROPOSAL_BATCH <= PROPOSALS_QUEUED);
