@@ -160,7 +160,7 @@ impl Runner {
                     tracing::warn!(controller, key = %key.key, %error, pause_ms = pause.as_millis(), "plan failed");
                 }
                 let tells = matches!(error.code, Code::Forbidden | Code::Invalid | Code::BadRequest | Code::AlreadyExists | Code::TooLarge);
-                (Outcome::Retry, tells.then(|| Failure { code: error.code, message: error.message, object }))
+                (Outcome::Retry, tells.then_some(Failure { code: error.code, message: error.message, object }))
             }
         };
         if outcome == Outcome::Done {

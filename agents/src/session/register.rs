@@ -140,7 +140,7 @@ fn merged_conditions(present: &Value, said: &[Value], now: &str) -> Option<Value
             }
         }
     }
-    changed.then(|| Value::Array(list))
+    changed.then_some(Value::Array(list))
 }
 
 /// Writes the node's conditions if the API says something else.

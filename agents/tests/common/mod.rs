@@ -194,7 +194,7 @@ impl State {
         let (kind, key, _) = target(r.r#ref.as_ref());
         let Some(mut object) = self.objects.get(&(kind, key.clone())).cloned() else { return Err(error(Code::NotFound, "not found")) };
         if let Some(p) = &r.preconditions {
-            let stale = p.revision != 0 && object["metadata"]["resourceVersion"] != p.revision.to_string();
+            let stale = p.revision != 0 && object["metadata"]["resourceVersion"].as_str() != Some(p.revision.to_string().as_str());
             if stale || (!p.uid.is_empty() && object["metadata"]["uid"] != p.uid) {
                 return Err(error(Code::Conflict, "precondition"));
             }

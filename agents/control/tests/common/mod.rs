@@ -331,8 +331,7 @@ impl Cluster {
     pub fn settle(&mut self, may_be_ready: impl Fn(&Value) -> bool + Copy, mut check: impl FnMut(&Self)) {
         for _ in 0..20_000 {
             let controllers_first = self.rng.below(3) > 0;
-            let moved =
-                if controllers_first { self.step() || self.kubelet(may_be_ready) } else { self.kubelet(may_be_ready) || self.step() };
+            let moved = (controllers_first && self.step()) || self.kubelet(may_be_ready) || self.step();
             check(self);
             if moved {
                 continue;
