@@ -15,36 +15,36 @@ const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 
 /// A file in an image.
 #[derive(Clone, Debug)]
-pub struct ImageFile {
+pub(crate) struct ImageFile {
     /// Absolute path.
-    pub path: String,
+    pub(crate) path: String,
     /// Permission bits.
-    pub mode: u32,
+    pub(crate) mode: u32,
     /// Content.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// An image of one layer.
 #[derive(Clone, Debug, Default)]
-pub struct Image {
+pub(crate) struct Image {
     /// Full references, such as `kontiki.dev/demo:1`. The image is listed under each.
-    pub references: Vec<String>,
+    pub(crate) references: Vec<String>,
     /// The files; directories are made as needed.
-    pub files: Vec<ImageFile>,
+    pub(crate) files: Vec<ImageFile>,
     /// Directories beside those, with their mode.
-    pub directories: Vec<(String, u32)>,
+    pub(crate) directories: Vec<(String, u32)>,
     /// What runs.
-    pub entrypoint: Vec<String>,
+    pub(crate) entrypoint: Vec<String>,
     /// Its arguments unless others are given.
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
     /// `NAME=value`.
-    pub env: Vec<String>,
+    pub(crate) env: Vec<String>,
     /// The signal that asks it to end; empty is SIGTERM.
-    pub stop_signal: String,
+    pub(crate) stop_signal: String,
     /// Ports that it serves, such as `8080/tcp`.
-    pub ports: Vec<String>,
+    pub(crate) ports: Vec<String>,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// The architecture's name in image configurations.
@@ -129,7 +129,7 @@ fn config(image: &Image, layer: &Blob) -> Blob {
 ///
 /// # Errors
 /// If `out` cannot be written.
-pub fn write(images: &[Image], out: impl Write) -> io::Result<()> {
+pub(crate) fn write(images: &[Image], out: impl Write) -> io::Result<()> {
     let mut blobs: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let mut manifests = Vec::new();
     for image in images {

@@ -2,7 +2,7 @@
 //!
 //! Both contain the same static program (`demo/main.rs`), which the build script compiles with nothing but the standard library.
 
-pub mod archive;
+pub(crate) mod archive;
 pub(crate) mod command;
 
 use std::io::{self, Write};
@@ -11,9 +11,9 @@ use archive::{Image, ImageFile};
 pub(crate) use command::run;
 
 /// The demo image; `:2` is the same program under another tag that says so, for rolling updates.
-pub const DEMO_IMAGES: [&str; 2] = ["kontiki.dev/demo:1", "kontiki.dev/demo:2"];
+pub(crate) const DEMO_IMAGES: [&str; 2] = ["kontiki.dev/demo:1", "kontiki.dev/demo:2"];
 /// The image of sandboxes.
-pub const PAUSE_IMAGE: &str = "kontiki.dev/pause:1";
+pub(crate) const PAUSE_IMAGE: &str = "kontiki.dev/pause:1";
 
 /// The static program. Empty when the build machine could not link one.
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/demo"));
@@ -38,7 +38,7 @@ fn image(reference: &str, command: &[&str], env: &[String]) -> Image {
 ///
 /// # Errors
 /// If `out` cannot be written, or this build carries no static program.
-pub fn write_demo_archive(out: impl Write) -> io::Result<()> {
+pub(crate) fn write_demo_archive(out: impl Write) -> io::Result<()> {
     if PROGRAM.is_empty() {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "this build has no demo program: a static libc was missing at build time"));
     }

@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
-pub enum TestbedError {
+pub(crate) enum TestbedError {
     /// A tool could not be started.
     #[error("cannot run {command}")]
     Spawn {
@@ -40,6 +40,7 @@ pub enum TestbedError {
     Plan(String),
     /// The node does not run.
     #[error("node {0} does not run")]
+    #[cfg(test)]
     NotRunning(String),
     /// The cgroup2 hierarchy is not mounted.
     #[error("no cgroup2 hierarchy is mounted: nodes could not be cleaned up")]

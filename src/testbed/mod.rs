@@ -24,13 +24,13 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 
-pub use exec::TestbedError;
-pub use plan::{NodePlan, Plan};
-pub use preflight::preflight;
+pub(crate) use exec::TestbedError;
+pub(crate) use plan::{NodePlan, Plan};
+pub(crate) use preflight::preflight;
 
 /// A running or planned set of nodes.
 #[derive(Clone, Debug)]
-pub struct Testbed {
+pub(crate) struct Testbed {
     plan: Plan,
 }
 
@@ -39,17 +39,18 @@ impl Testbed {
     ///
     /// # Errors
     /// If there are more nodes than addresses, or the data directory is so deep that a socket in it could not be bound.
-    pub fn plan(data_dir: &Path, nodes: usize) -> Result<Self, TestbedError> {
+    pub(crate) fn plan(data_dir: &Path, nodes: usize) -> Result<Self, TestbedError> {
         Ok(Self { plan: Plan::new(data_dir, nodes)? })
     }
 
     /// The decisions.
-    pub fn layout(&self) -> &Plan {
+    #[cfg(test)]
+    pub(crate) fn layout(&self) -> &Plan {
         &self.plan
     }
 
     /// The address of the machine on the nodes' network: where nodes reach servers that run in the root namespace.
-    pub fn host_ip(&self) -> IpAddr {
+    pub(crate) fn host_ip(&self) -> IpAddr {
         IpAddr::V4(self.plan.host_address)
     }
 
@@ -58,7 +59,7 @@ impl Testbed {
     ///
     /// # Errors
     /// The first step that failed, with the words of the tool that it used. What was made until then stays, for `down` or the next `up`.
-    pub fn up(&self) -> Result<(), TestbedError> {
+    pub(crate) fn up(&self) -> Result<(), TestbedError> {
         network::ensure_fabric(&self.plan)?;
         for node in &self.plan.nodes {
             node::ensure(&self.plan, node)?;
@@ -81,7 +82,7 @@ impl Testbed {
     ///
     /// # Errors
     /// The last thing that could not be removed; everything else has been tried.
-    pub fn down(&self) -> Result<(), TestbedError> {
+    pub(crate) fn down(&self) -> Result<(), TestbedError> {
         let mut outcome = Ok(());
         let mut indices = network::node_indices(&self.plan.prefix);
         indices.extend(cgroup::node_indices(&self.plan.prefix));
@@ -96,7 +97,7 @@ impl Testbed {
     ///
     /// # Errors
     /// As [`Testbed::down`].
-    pub fn clean(data_dir: &Path) -> Result<(), TestbedError> {
+    pub(crate) fn clean(data_dir: &Path) -> Result<(), TestbedError> {
         Self::plan(data_dir, 0)?.down()
     }
 
@@ -104,7 +105,7 @@ impl Testbed {
     ///
     /// # Panics
     /// If the plan has fewer nodes.
-    pub fn node(&self, index: usize) -> &NodePlan {
+    pub(crate) fn node(&self, index: usize) -> &NodePlan {
         &self.plan.nodes[index]
     }
 
@@ -112,7 +113,7 @@ impl Testbed {
     ///
     /// # Errors
     /// If a node does not run, or containerd refuses the archive.
-    pub fn import_image(&self, archive: &Path) -> Result<(), TestbedError> {
+    pub(crate) fn import_image(&self, archive: &Path) -> Result<(), TestbedError> {
         for node in &self.plan.nodes {
             let words = ["ctr", "-a", &node.cri_socket.to_string_lossy(), "-n", "k8s.io", "images", "import", &archive.to_string_lossy()];
             let line = node.enter(words.map(str::to_owned).to_vec());
@@ -125,7 +126,8 @@ impl Testbed {
     ///
     /// # Errors
     /// As [`Testbed::down`], for this node.
-    pub fn crash_node(&self, index: usize) -> Result<(), TestbedError> {
+    #[cfg(test)]
+    pub(crate) fn crash_node(&self, index: usize) -> Result<(), TestbedError> {
         node::remove(self.node(index))
     }
 
@@ -133,7 +135,8 @@ impl Testbed {
     ///
     /// # Errors
     /// If the node's cgroup cannot be written.
-    pub fn freeze_node(&self, index: usize, frozen: bool) -> Result<(), TestbedError> {
+    #[cfg(test)]
+    pub(crate) fn freeze_node(&self, index: usize, frozen: bool) -> Result<(), TestbedError> {
         cgroup::freeze(self.node(index), frozen)
     }
 
@@ -141,7 +144,8 @@ impl Testbed {
     ///
     /// # Errors
     /// If the link is not there.
-    pub fn isolate_node(&self, index: usize, cut: bool) -> Result<(), TestbedError> {
+    #[cfg(test)]
+    pub(crate) fn isolate_node(&self, index: usize, cut: bool) -> Result<(), TestbedError> {
         network::set_link(&self.plan, self.node(index), !cut)
     }
 }

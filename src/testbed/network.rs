@@ -110,6 +110,7 @@ fn port(node: &NodePlan) -> String {
 }
 
 /// Plugs the node's cable in or out.
+#[cfg(test)]
 pub(super) fn set_link(plan: &Plan, node: &NodePlan, up: bool) -> Result<(), TestbedError> {
     let state = if up { "up" } else { "down" };
     ip(&format!("-n {} link set dev {} {state}", plan.fabric, port(node))).map(drop)

@@ -143,7 +143,7 @@ fn wait_for(node: &NodePlan, what: &str, mut ready: impl FnMut() -> Result<bool,
 impl NodePlan {
     /// The command line that runs `command` on the node: in its mount, network and UTS namespaces, and in its cgroup, so that it dies
     /// with the node. It fails when it runs if the node does not.
-    pub fn enter(&self, command: Vec<String>) -> Vec<String> {
+    pub(crate) fn enter(&self, command: Vec<String>) -> Vec<String> {
         let mount = cgroup::unified_mount().unwrap_or_else(|| "/sys/fs/cgroup".into());
         let procs = mount.join(&self.cgroup).join("sys/cgroup.procs");
         let text = |path: &Path| path.to_string_lossy().into_owned();

@@ -14,43 +14,43 @@ const MAX_SOCKET_PATH: usize = 107;
 
 /// All decisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Begins the name of everything that is visible outside the data directory.
-    pub prefix: String,
+    pub(crate) prefix: String,
     /// The data directory of the cluster.
-    pub data_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
     /// The network namespace with the bridge.
-    pub fabric: String,
+    pub(crate) fabric: String,
     /// The device in the root namespace that leads to the bridge.
-    pub uplink: String,
+    pub(crate) uplink: String,
     /// The machine's address on the bridge.
-    pub host_address: Ipv4Addr,
+    pub(crate) host_address: Ipv4Addr,
     /// The bridge's own address: the nodes' default route.
-    pub bridge_address: Ipv4Addr,
+    pub(crate) bridge_address: Ipv4Addr,
     /// The nodes, from index 1.
-    pub nodes: Vec<NodePlan>,
+    pub(crate) nodes: Vec<NodePlan>,
     third_octet: u8,
 }
 
 /// One node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodePlan {
+pub(crate) struct NodePlan {
     /// From 1.
-    pub index: usize,
+    pub(crate) index: usize,
     /// `node-1`; also its host name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its network namespace, as in `ip netns`.
-    pub netns: String,
+    pub(crate) netns: String,
     /// Its address on the bridge.
-    pub ip: IpAddr,
+    pub(crate) ip: IpAddr,
     /// Its directory; the agent's files are here too.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// The socket of its containerd: a file that is visible on the machine too.
-    pub cri_socket: PathBuf,
+    pub(crate) cri_socket: PathBuf,
     /// Its cgroup, in every hierarchy, without a leading slash.
-    pub cgroup: String,
+    pub(crate) cgroup: String,
     /// The parent of the cgroups of all its pods, as the runtime wants it.
-    pub cgroup_parent: String,
+    pub(crate) cgroup_parent: String,
 }
 
 impl Plan {

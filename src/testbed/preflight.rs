@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 
 /// Something that is missing, and how to get it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Need {
+pub(crate) struct Need {
     /// What.
-    pub what: String,
+    pub(crate) what: String,
     /// How to install or enable it.
-    pub how: String,
+    pub(crate) how: String,
 }
 
 /// Everything that is missing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.0.iter().map(|n| format!("missing {}: {}", n.what, n.how)).collect::<Vec<_>>().join("\n"))]
-pub struct Missing(pub Vec<Need>);
+pub(crate) struct Missing(pub(crate) Vec<Need>);
 
 /// Program and Debian package.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -55,7 +55,7 @@ pub(super) fn find_plugins() -> Option<&'static Path> {
 ///
 /// # Errors
 /// Everything that is missing, each with the command that gets it.
-pub fn preflight() -> Result<(), Missing> {
+pub(crate) fn preflight() -> Result<(), Missing> {
     let mut needs = Vec::new();
     if !nix::unistd::geteuid().is_root() {
         needs.push(Need {

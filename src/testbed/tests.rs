@@ -67,6 +67,14 @@ fn nodes_see_each_other_and_the_machine_and_vanish_without_a_trace() {
         let connect = format!("exec 3<>/dev/tcp/{}/{port}", testbed.host_ip());
         on(b, &["timeout", "5", "bash", "-c", &connect]);
         assert_eq!(listener.accept().unwrap().1.ip(), b.ip);
+        testbed.isolate_node(1, true).unwrap();
+        let line = b.enter(["timeout", "1", "bash", "-c", &connect].map(str::to_owned).to_vec());
+        assert!(exec::output(Command::new(&line[0]).args(&line[1..])).is_err(), "the link is cut");
+        testbed.isolate_node(1, false).unwrap();
+        on(b, &["timeout", "5", "bash", "-c", &connect]);
+        testbed.freeze_node(0, true).unwrap();
+        testbed.up().unwrap();
+        assert_eq!(on(a, &["hostname"]).trim(), "node-1", "up thaws a node that was frozen");
     });
 }
 

@@ -23,7 +23,7 @@ use crate::api::jittered;
 /// Time for a server to say Welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 /// Heartbeats that may stay unanswered before the server is given up.
-const SILENT_BEATS: u32 = 3;
+const SILENT_BEATS: u32 = 5;
 /// Beats in a row that may go without the leader hearing of them, before another server is tried: this one may be cut off.
 const UNHEARD_BEATS: u32 = 10;
 /// How often to beat until a server says otherwise, and the bounds of what it may say.
