@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         let (service, instance) = identity(&cli.command);
         let _telemetry = telemetry::init(&cli.log, cli.otlp_endpoint.as_deref(), service, instance)?;
-        run(cli.command).await
+        run(cli.command, cli.otlp_endpoint.as_deref()).await
     });
     // A blocking read of a terminal must not keep a finished program alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
@@ -57,9 +57,9 @@ fn identity(command: &Command) -> (&'static str, &str) {
 }
 
 /// `false`: it ran, and what it looked at does not hold.
-async fn run(command: Command) -> anyhow::Result<bool> {
+async fn run(command: Command, otlp_endpoint: Option<&str>) -> anyhow::Result<bool> {
     match command {
-        Command::Up(args) => up::run(&args).await?,
+        Command::Up(args) => up::run(&args, otlp_endpoint).await?,
         Command::Down(args) => up::down::run(&args).await?,
         Command::Status(args) => status::run(&args).await?,
         Command::Server(args) => server::run(*args).await?,

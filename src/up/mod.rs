@@ -35,15 +35,15 @@ use supervise::Book;
 /// Set for the process that `--detach` leaves behind.
 const DETACHED: &str = "KONTIKI_DETACHED";
 
-/// Runs the command.
-pub(crate) async fn run(args: &UpArgs) -> Result<()> {
+/// Runs the command. All processes of the cluster send their traces to `otlp_endpoint`, if there is one.
+pub(crate) async fn run(args: &UpArgs, otlp_endpoint: Option<&str>) -> Result<()> {
     let layout = Layout::open(&args.data_dir)?;
     if args.detach && std::env::var_os(DETACHED).is_none() {
         return detach(args, &layout).await;
     }
     let lock = layout.lock()?;
     let state = prepare(args, &layout).await?;
-    let outcome = supervise_all(args, &layout, state).await;
+    let outcome = supervise_all(args, &layout, state, otlp_endpoint).await;
     drop(lock);
     outcome
 }
@@ -87,14 +87,14 @@ fn choose_runtime(wanted: Runtime) -> Result<&'static str> {
     }
 }
 
-async fn supervise_all(args: &UpArgs, layout: &Layout, state: State) -> Result<()> {
+async fn supervise_all(args: &UpArgs, layout: &Layout, state: State, otlp_endpoint: Option<&str>) -> Result<()> {
     let identities = Identities::issue(layout, &state)?;
     kubeconfig::write(layout, &state, &identities.authority, &identities.admin)?;
     let testbed = match state.runtime.as_str() {
         "cri" => Some(testbed(layout, &state).await?),
         _ => None,
     };
-    let specs = plan::specs(layout, &state, &identities, testbed.as_ref())?;
+    let specs = plan::specs(layout, &state, &identities, testbed.as_ref(), otlp_endpoint)?;
     let book = Book::new(layout.clone(), state.clone());
     let (stop, stopped) = watch::channel(false);
     let (agents, servers): (Vec<_>, Vec<_>) = specs.into_iter().partition(|spec| spec.name.starts_with("node-"));

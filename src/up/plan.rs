@@ -30,9 +30,16 @@ impl Identities {
 }
 
 /// All processes, servers first.
-pub(crate) fn specs(layout: &Layout, state: &State, ids: &Identities, testbed: Option<&Testbed>) -> Result<Vec<Spec>> {
+pub(crate) fn specs(
+    layout: &Layout,
+    state: &State,
+    ids: &Identities,
+    testbed: Option<&Testbed>,
+    otlp_endpoint: Option<&str>,
+) -> Result<Vec<Spec>> {
     let program = std::env::current_exe().context("cannot find this program")?;
-    let program = program.to_str().context("the path of this program is not UTF-8")?.to_owned();
+    let mut program = vec![program.to_str().context("the path of this program is not UTF-8")?.to_owned()];
+    program.extend(otlp_endpoint.map(|url| format!("--otlp-endpoint={url}")));
     let host = server_ip(testbed);
     let mut specs = Vec::new();
     for server in &state.servers {
@@ -52,14 +59,15 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-fn server_spec(layout: &Layout, state: &State, ids: &Identities, server: &Server, program: &str, host: IpAddr) -> Result<Spec> {
+fn server_spec(layout: &Layout, state: &State, ids: &Identities, server: &Server, program: &[String], host: IpAddr) -> Result<Spec> {
     let names = ["localhost", "127.0.0.1", "::1", "10.96.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
     let names = names.into_iter().map(str::to_owned).chain([server.name.clone(), host.to_string()]);
     let subject = Subject { user: format!("kontiki:{}", server.name), groups: vec!["system:masters".into()], names: names.collect() };
     let files = ids.authority.issue(&server.name, &subject)?;
     // Nodes live in namespaces of their own: they reach the servers from outside this machine's loopback.
     let listen = if host.is_loopback() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
-    let mut command = vec![program.to_owned(), "server".into()];
+    let mut command = program.to_vec();
+    command.push("server".into());
     let mut flag = |name: &str, value: String| command.push(format!("--{name}={value}"));
     flag("name", server.name.clone());
     flag("data-dir", text(&layout.of(&server.name)));
@@ -80,7 +88,7 @@ fn node_spec(
     state: &State,
     ids: &Identities,
     node: &Node,
-    program: &str,
+    program: &[String],
     host: IpAddr,
     testbed: Option<(&Testbed, usize)>,
 ) -> Result<Spec> {
@@ -91,7 +99,8 @@ fn node_spec(
         names: vec![node.name.clone(), ip.to_string()],
     };
     let files = ids.authority.issue(&format!("{}-{}", node.name, state.runtime), &subject)?;
-    let mut command = vec![program.to_owned(), "agent".into()];
+    let mut command = program.to_vec();
+    command.push("agent".into());
     let mut flag = |name: &str, value: String| command.push(format!("--{name}={value}"));
     flag("name", node.name.clone());
     flag("data-dir", text(&layout.of(&node.name)));
