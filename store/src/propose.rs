@@ -12,6 +12,7 @@ use kontiki_base::env::{Env, Task};
 use kontiki_base::kv::{KvError, Op, PutReq, Txn};
 use kontiki_base::{BoxFuture, limits};
 use kontiki_mvcc::{Command, Outcome, Reply, validate};
+use kontiki_proto::trace::{self, TraceContext, names};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::Instrument as _;
 
@@ -23,6 +24,8 @@ struct Pending {
     command: Command,
     bytes: usize,
     answer: oneshot::Sender<Result<Outcome, KvError>>,
+    /// The span of who waits, if it is exported.
+    trace: Option<TraceContext>,
     /// Its share of the byte budget, given back when it is answered.
     _permit: tokio::sync::OwnedSemaphorePermit,
 }
@@ -71,7 +74,8 @@ impl Proposer {
         let share = u32::try_from(bytes.min(limits::PROPOSALS_QUEUED_BYTES)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.budget).try_acquire_many_owned(share).map_err(|_| KvError::TooManyRequests)?;
         let (answer, decided) = oneshot::channel();
-        self.queue.try_send(Pending { command, bytes, answer, _permit: permit }).map_err(|error| match error {
+        let trace = trace::current();
+        self.queue.try_send(Pending { command, bytes, answer, trace, _permit: permit }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => KvError::TooManyRequests,
             mpsc::error::TrySendError::Closed(_) => KvError::Stopped,
         })?;
@@ -127,9 +131,10 @@ fn cut(waiting: &mut Vec<Pending>) -> Vec<Pending> {
 }
 
 fn decide(consensus: &Arc<dyn Consensus>, batch: Vec<Pending>) -> BoxFuture<'static, ()> {
-    let span = tracing::debug_span!("propose", batch = batch.len());
+    let span = span_of(&batch);
+    let trace = trace::of(&span).filter(|trace| trace.sampled());
     let (commands, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|p| (p.command, (p.answer, p._permit))).unzip();
-    let decided = consensus.propose(commands);
+    let decided = consensus.propose(commands, trace);
     let answer = async move {
         // A client that has gone away does not want its answer: that is what a failed send means here.
         match decided.await {
@@ -144,6 +149,25 @@ fn decide(consensus: &Arc<dyn Consensus>, batch: Vec<Pending>) -> BoxFuture<'sta
         }
     };
     Box::pin(answer.instrument(span))
+}
+
+/// The span of a batch: the child of the first of its commands that somebody records, and linked to the others.
+fn span_of(batch: &[Pending]) -> tracing::Span {
+    let span = tracing::debug_span!(
+        parent: None,
+        names::PROPOSE,
+        commands = batch.len(),
+        bytes = batch.iter().map(|pending| pending.bytes).sum::<usize>(),
+    );
+    if span.is_disabled() {
+        return span;
+    }
+    let (recorded, not): (Vec<_>, Vec<_>) = batch.iter().filter_map(|pending| pending.trace).partition(|trace| trace.sampled());
+    if let Some(parent) = recorded.first().or(not.first()) {
+        trace::adopt(&span, *parent);
+    }
+    recorded.iter().skip(1).for_each(|other| trace::link(&span, *other));
+    span
 }
 
 /// Roughly what a command takes in memory and in the log.

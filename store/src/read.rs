@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use kontiki_base::kv::{Consistency, KvError, RangeReq, RangeRes};
 use kontiki_base::limits;
 use kontiki_mvcc::View;
+use kontiki_proto::trace::names;
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 
@@ -99,7 +100,7 @@ impl Reader {
     /// [`KvError::TooManyRequests`] at once when too many wait already; what consensus says.
     pub async fn barrier(&self) -> Result<(), KvError> {
         let _place = Place::take(&self.waiting)?;
-        let done = self.consensus.read_barrier().instrument(tracing::debug_span!("read.barrier")).await;
+        let done = self.consensus.read_barrier().instrument(tracing::debug_span!(names::READ_BARRIER)).await;
         if done.is_err() {
             self.metrics.reads_failed.inc();
         }

@@ -11,6 +11,7 @@ use kontiki_base::ids::{LogIndex, LogPos, MemberId, Revision, Term};
 use kontiki_base::kv::KvError;
 use kontiki_mvcc::{Batch, Command, MemView, Outcome, Reply, View, apply, current};
 use kontiki_proto::env::SystemEnv;
+use kontiki_proto::trace::TraceContext;
 use tokio::sync::watch;
 
 use crate::expiry::LeaseClock;
@@ -114,7 +115,7 @@ impl Views for Solo {
 }
 
 impl Consensus for Solo {
-    fn propose(&self, commands: Vec<Command>) -> BoxFuture<'static, Result<Vec<Outcome>, KvError>> {
+    fn propose(&self, commands: Vec<Command>, _trace: Option<TraceContext>) -> BoxFuture<'static, Result<Vec<Outcome>, KvError>> {
         if self.cut_off.load(Ordering::Relaxed) {
             return Box::pin(std::future::pending());
         }

@@ -39,6 +39,12 @@ pub enum NetError {
         /// What the transport said.
         why: String,
     },
+    /// The peer's machine answers, and nothing listens there: the peer's process is not running.
+    #[error("member {to} is not running: its port is closed")]
+    Closed {
+        /// Who was called.
+        to: MemberId,
+    },
     /// The peer took too long.
     #[error("member {to} did not answer in time")]
     Timeout {

@@ -11,6 +11,7 @@ use axum::response::Response;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use kontiki_proto::convert::error::EtcdError;
+use kontiki_proto::trace::{self, names};
 use tonic::Code;
 use tracing::Instrument as _;
 
@@ -42,7 +43,10 @@ pub(super) async fn around(State(service): State<Arc<Service>>, request: Request
     if needs_leader && leaderless {
         return finish(EtcdError::NoLeader.status().into_http(), counted);
     }
-    let response = next.run(request).instrument(span).await;
+    let response = next.run(request).instrument(span.clone()).await;
+    if let Some(code) = code_in(response.headers()) {
+        span.record("code", go_name(code));
+    }
     finish(response, counted)
 }
 
@@ -51,7 +55,8 @@ fn look_at(request: &Request) -> (Option<Rpc>, tracing::Span, bool) {
     let path = request.uri().path();
     let peer = request.extensions().get::<Peer>().map(|peer| tracing::field::display(peer.0));
     let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let span = tracing::debug_span!("rpc", method = path, peer, traceparent = text("traceparent"));
+    let span = tracing::debug_span!(parent: None, names::RPC, otel.kind = "server", method = path, peer, code = tracing::field::Empty);
+    trace::adopt_headers(&span, request.headers());
     (rpc_of(path), span, text("hasleader") == Some("true"))
 }
 

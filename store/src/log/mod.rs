@@ -16,6 +16,7 @@ use std::sync::Arc;
 use kontiki_base::env::Env;
 use kontiki_base::ids::{LogIndex, LogPos};
 use kontiki_base::limits;
+use kontiki_proto::trace::TraceContext;
 use tokio::sync::mpsc;
 
 pub use disk::{FsDisk, LogDisk, LogFile};
@@ -79,6 +80,9 @@ pub enum LogError {
 
 /// Is called when a write is durable, or has failed. Runs on the log's thread: must not block.
 pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
+/// The index of an entry, and the span that its sync is a child of.
+pub type Traced = (LogIndex, TraceContext);
 
 /// What runs the log's writes.
 #[derive(Clone)]
@@ -156,14 +160,14 @@ impl Log {
         writer::fits(body, self.segment_bytes)
     }
 
-    /// Appends entries, which must follow the last one.
-    pub async fn append(&self, entries: Vec<LogEntry>, done: Done) {
+    /// Appends entries, which must follow the last one. `traced` says which of them belong to a trace: their sync is a span of it.
+    pub async fn append(&self, entries: Vec<LogEntry>, traced: Vec<Traced>, done: Done) {
         let too_large = entries.iter().map(|e| e.body.len()).find(|body| !writer::fits(*body, self.segment_bytes));
         if let Some(bytes) = too_large {
             return done(Err(LogError::TooLarge { bytes, segment: self.segment_bytes }));
         }
         let number = self.shared.append(&entries);
-        self.submit(What::Append(entries), number, done).await;
+        self.submit(What::Append { entries, traced }, number, done).await;
     }
 
     /// Records a vote.

@@ -116,7 +116,7 @@ fn done() -> (Done, oneshot::Receiver<Result<(), LogError>>) {
 async fn submit(log: &Log, op: Op) -> oneshot::Receiver<Result<(), LogError>> {
     let (done, result) = done();
     match op {
-        Op::Append(entries) => log.append(entries, done).await,
+        Op::Append(entries) => log.append(entries, Vec::new(), done).await,
         Op::Vote(vote) => log.vote(vote, done).await,
         Op::Truncate(after) => log.truncate(after, done).await,
         Op::Purge(upto) => log.purge(upto, done).await,
@@ -295,7 +295,7 @@ async fn real_files_survive_a_restart_and_syncs_are_shared() {
         model.apply(&op);
         let Op::Append(entries) = op else { unreachable!() };
         let finished = finished.clone();
-        log.append(entries, Box::new(move |r| finished.lock().unwrap().push((i, r.is_ok())))).await;
+        log.append(entries, Vec::new(), Box::new(move |r| finished.lock().unwrap().push((i, r.is_ok())))).await;
     }
     log.hint_committed(pos(2, 299));
     let vote = Op::Vote(Vote { term: Term::new(2), member: MemberId::new(1), committed: true });

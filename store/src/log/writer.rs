@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
 use kontiki_base::ids::{LogIndex, LogPos};
+use kontiki_proto::trace::{self, names};
 
 use super::record::{self, FRAME, Header, LogEntry, RECORDS_AT, Record, Vote};
 use super::state::{Failure, Location, Placed, Readable, Shared};
-use super::{Done, LogDisk, LogError, LogFile, LogOptions};
+use super::{Done, LogDisk, LogError, LogFile, LogOptions, Traced};
 
 /// Bytes that every batch leaves free for its own end, and for the seal of the segment.
 const RESERVE: usize = 2 * (FRAME + 16) + FRAME;
@@ -21,7 +22,10 @@ pub(super) fn fits(body: usize, segment_bytes: u32) -> bool {
 
 /// What is to be written.
 pub(super) enum What {
-    Append(Vec<LogEntry>),
+    Append {
+        entries: Vec<LogEntry>,
+        traced: Vec<Traced>,
+    },
     Vote(Vote),
     Truncate(LogPos),
     Purge(LogPos),
@@ -99,7 +103,10 @@ impl Writer {
         if let Some(failure) = self.shared.failure() {
             return jobs.drain(..).for_each(|job| job.fail(&failure));
         }
-        match self.write(jobs) {
+        let spans = sync_spans(jobs);
+        let written = self.write(jobs);
+        drop(spans);
+        match written {
             Ok(()) => {
                 if let Some(last) = jobs.last() {
                     self.shared.completed(last.number);
@@ -132,7 +139,7 @@ impl Writer {
     fn write(&mut self, jobs: &mut [Job]) -> Result<(), LogError> {
         for job in jobs {
             match &mut job.what {
-                What::Append(entries) => {
+                What::Append { entries, .. } => {
                     for entry in entries.drain(..) {
                         self.stage(&Record::Entry(entry))?;
                     }
@@ -270,6 +277,27 @@ impl Writer {
     fn next_seed(&mut self) -> u32 {
         next_seed(&mut self.random)
     }
+}
+
+/// One span for each entry of the group that belongs to a trace; they all tell of the same write and sync.
+fn sync_spans(jobs: &[Job]) -> Vec<tracing::Span> {
+    let appends = || {
+        jobs.iter().filter_map(|job| match &job.what {
+            What::Append { entries, traced } => Some((entries, traced)),
+            _ => None,
+        })
+    };
+    if appends().all(|(_, traced)| traced.is_empty()) {
+        return Vec::new();
+    }
+    let entries: usize = appends().map(|(entries, _)| entries.len()).sum();
+    let bytes: usize = appends().flat_map(|(entries, _)| entries).map(|entry| record::entry_size(entry.body.len())).sum();
+    let span = |(index, parent): &Traced| {
+        let span = tracing::debug_span!(parent: None, names::LOG_SYNC, index = index.get(), entries, bytes);
+        trace::adopt(&span, *parent);
+        span
+    };
+    appends().flat_map(|(_, traced)| traced).map(span).collect()
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014), upper half.

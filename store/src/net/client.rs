@@ -74,11 +74,26 @@ impl TonicPeerNet {
 }
 
 fn failure(to: MemberId, status: &tonic::Status) -> NetError {
+    if is_refused(status) {
+        return NetError::Closed { to };
+    }
     match status.code() {
         tonic::Code::FailedPrecondition => NetError::Refused { to, why: status.message().to_owned() },
         tonic::Code::DeadlineExceeded => NetError::Timeout { to },
         _ => NetError::Unreachable { to, why: status.message().to_owned() },
     }
+}
+
+/// Whether the system of the peer's machine refused the connection.
+fn is_refused(status: &tonic::Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl PeerNet for TonicPeerNet {

@@ -14,7 +14,7 @@ use super::machine::SnapshotData;
 use super::network::Network;
 use super::node::{Handed, Inner};
 use super::types::{Proposal, TypeConfig};
-use super::{admin, snapshot, wire};
+use super::{admin, snapshot, suspect, wire};
 
 pub(super) struct Handler {
     inner: Arc<Inner>,
@@ -77,7 +77,11 @@ impl PeerHandler for Handler {
                 return Err("this member has stopped".into());
             }
             match rpc {
-                PeerRpc::Append => append_stream(&inner, stream).await,
+                PeerRpc::Append => {
+                    let ended = append_stream(&inner, stream).await;
+                    suspect::leader_may_have_died(inner).await;
+                    ended
+                }
                 PeerRpc::Snapshot => {
                     let _one = receiving.try_lock().map_err(|_| "another snapshot is coming in")?;
                     receive_snapshot(&inner, &network, stream).await

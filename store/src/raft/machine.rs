@@ -14,6 +14,7 @@ use kontiki_base::ids::LogPos;
 use kontiki_base::kv::Event;
 use kontiki_base::limits;
 use kontiki_mvcc::{Batch, Command, Outcome, Overlay, Reply, View};
+use kontiki_proto::trace::{self, names};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -66,6 +67,15 @@ pub(crate) fn membership_of(mark: &AppliedMark) -> io::Result<StoredMembership> 
     wire::decode(mark.membership.clone(), wire::get_stored).map_err(|_| invalid("the stored membership cannot be read"))
 }
 
+/// The span of an entry that belongs to a trace.
+fn apply_span(entry: &Entry) -> Option<tracing::Span> {
+    let parent = types::trace_of(entry)?;
+    let index = types::pos(entry.log_id).index.get();
+    let span = tracing::debug_span!(parent: None, names::RAFT_APPLY, index, revision = tracing::field::Empty);
+    trace::adopt(&span, parent);
+    Some(span)
+}
+
 fn invalid(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.into())
 }
@@ -77,6 +87,8 @@ impl Applier {
         };
         let view = self.engine.snapshot();
         let mut chunk = Chunk::default();
+        // Each ends when its entry has been answered.
+        let spans: Vec<tracing::Span> = entries.iter().filter_map(apply_span).collect();
         for entry in entries {
             let at = types::pos(entry.log_id);
             let answer = match entry.payload {
@@ -98,6 +110,7 @@ impl Applier {
         let batch =
             AppliedBatch { index: last.index, revision: now.revision, compact: now.compact, events: chunk.events, leases: chunk.leases };
         self.sink.applied(batch);
+        spans.iter().for_each(|span| drop(span.record("revision", now.revision.get())));
         self.applied.send_replace(last);
         for (at, answer) in chunk.answers {
             self.pending.applied(at, answer);

@@ -29,6 +29,7 @@ pub mod runtime;
 mod snapshot;
 mod start;
 mod storage;
+mod suspect;
 #[cfg(test)]
 mod tests;
 pub mod types;
@@ -43,6 +44,7 @@ use kontiki_base::BoxFuture;
 use kontiki_base::ids::{LogIndex, MemberId, Revision, Term};
 use kontiki_base::kv::{Event, KvError};
 use kontiki_mvcc::{Command, Outcome};
+use kontiki_proto::trace::TraceContext;
 use tokio::sync::watch;
 
 /// The part a member plays.
@@ -129,7 +131,9 @@ pub trait ApplySink: Send + Sync + 'static {
 pub trait Consensus: Send + Sync + 'static {
     /// Appends the commands as one entry, on this member or through the leader, and answers with their outcomes once this member has
     /// applied them. A lost leader gives [`KvError::LeaderChanged`] or [`KvError::Timeout`]: then they may have been carried out.
-    fn propose(&self, commands: Vec<Command>) -> BoxFuture<'static, Result<Vec<Outcome>, KvError>>;
+    ///
+    /// The entry carries `trace` to all members: what they do for it are children of that span.
+    fn propose(&self, commands: Vec<Command>, trace: Option<TraceContext>) -> BoxFuture<'static, Result<Vec<Outcome>, KvError>>;
 
     /// Completes when this member has applied everything that was acknowledged before the call (read index).
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), KvError>>;

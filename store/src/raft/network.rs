@@ -3,10 +3,11 @@
 //! Entries flow in one long stream per follower with many messages under way; answers come back in order. Heartbeats are calls of their own
 //! on a lane of their own. A snapshot is a stream of the files of an engine's checkpoint.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use kontiki_base::env::{Env, Task};
 use kontiki_base::ids::MemberId;
 use kontiki_base::limits;
 use kontiki_base::net::{NetError, PeerNet, PeerReceiver, PeerRpc, PeerSender};
+use kontiki_proto::trace::{self, names};
 use openraft::RPCTypes;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
@@ -27,7 +29,7 @@ use openraft::raft::{
 use tokio::sync::Semaphore;
 
 use super::machine::{Snapshot, SnapshotData};
-use super::types::{Peer, TypeConfig, Vote};
+use super::types::{self, Peer, TypeConfig, Vote};
 use super::{snapshot, wire};
 
 type C = TypeConfig;
@@ -77,7 +79,7 @@ pub(crate) struct Client {
 
 pub(super) fn rpc_error(error: &NetError) -> RPCError<C> {
     match error {
-        NetError::Unreachable { .. } => RPCError::Unreachable(Unreachable::new(error)),
+        NetError::Unreachable { .. } | NetError::Closed { .. } => RPCError::Unreachable(Unreachable::new(error)),
         NetError::Timeout { .. } | NetError::Refused { .. } => RPCError::Network(NetworkError::new(error)),
     }
 }
@@ -147,9 +149,9 @@ impl NetStreamAppend<C> for Client {
             }
             let opened = self.network.net.open(self.to, &self.addr, PeerRpc::Append).await.map_err(|e| rpc_error(&e))?;
             let (sender, receiver) = opened.split();
-            let window = Arc::new(Window { free: Semaphore::new(limits::RAFT_APPEND_QUEUE), waiting: AtomicUsize::new(0) });
+            let window = Arc::new(Window::new(self.to));
             let pump = self.network.env.spawn("raft.append", Box::pin(pump(input, sender, window.clone())));
-            let answers = Answers { receiver, window, env: self.network.env.clone(), to: self.to, _pump: AbortOnDrop(pump) };
+            let answers = Answers { receiver, window, answered: 0, env: self.network.env.clone(), to: self.to, _pump: AbortOnDrop(pump) };
             let stream = futures::stream::unfold(Some(answers), |state| async move {
                 let mut answers = state?;
                 let item = answers.next().await?;
@@ -178,9 +180,39 @@ impl Client {
 }
 
 struct Window {
+    to: MemberId,
     free: Semaphore,
     /// Messages without an answer.
     waiting: AtomicUsize,
+    /// Spans of the entries of messages without an answer, with the message's number. The window bounds them.
+    spans: Mutex<VecDeque<(u64, tracing::Span)>>,
+}
+
+impl Window {
+    fn new(to: MemberId) -> Self {
+        Self { to, free: Semaphore::new(limits::RAFT_APPEND_QUEUE), waiting: AtomicUsize::new(0), spans: Mutex::default() }
+    }
+
+    fn spans(&self) -> MutexGuard<'_, VecDeque<(u64, tracing::Span)>> {
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a span for each entry of a message that belongs to a trace.
+    fn begin_spans(&self, message: u64, request: &AppendEntriesRequest<C>) {
+        for entry in &request.entries {
+            let Some(parent) = types::trace_of(entry) else { continue };
+            let (to, index) = (self.to.get(), types::pos(entry.log_id).index.get());
+            let span = tracing::debug_span!(parent: None, names::RAFT_APPEND, to, index, entries = request.entries.len());
+            trace::adopt(&span, parent);
+            self.spans().push_back((message, span));
+        }
+    }
+
+    /// Ends the spans of all messages up to this one: answers come in order.
+    fn end_spans(&self, message: u64) {
+        let mut spans = self.spans();
+        while spans.pop_front_if(|(number, _)| *number <= message).is_some() {}
+    }
 }
 
 struct AbortOnDrop(Task);
@@ -195,10 +227,13 @@ async fn pump<S>(mut input: S, mut sender: Box<dyn PeerSender>, window: Arc<Wind
 where
     S: Stream<Item = AppendEntriesRequest<C>> + Send + Unpin + 'static,
 {
+    let mut sent: u64 = 0;
     while let Some(request) = input.next().await {
         let Ok(permit) = window.free.acquire().await else { return };
         permit.forget();
         window.waiting.fetch_add(1, Ordering::AcqRel);
+        window.begin_spans(sent, &request);
+        sent += 1;
         // The receiver sees the broken stream, too, and reports it.
         if sender.send(wire::append_request(request)).await.is_err() {
             return;
@@ -209,6 +244,8 @@ where
 struct Answers {
     receiver: Box<dyn PeerReceiver>,
     window: Arc<Window>,
+    /// How many messages have their answer.
+    answered: u64,
     env: Arc<dyn Env>,
     to: MemberId,
     _pump: AbortOnDrop,
@@ -222,6 +259,8 @@ impl Answers {
                 Some(Some(Ok(body))) => {
                     self.window.free.add_permits(1);
                     self.window.waiting.fetch_sub(1, Ordering::AcqRel);
+                    self.window.end_spans(self.answered);
+                    self.answered += 1;
                     return Some(wire::decode(body, wire::get_append_result).map_err(garbled));
                 }
                 Some(Some(Err(error))) => return Some(Err(rpc_error(&error))),

@@ -10,6 +10,7 @@ use kontiki_base::ids::{LogIndex, LogPos, MemberId, Term};
 use kontiki_base::kv::KvError;
 use kontiki_base::net::{PeerHandler, PeerNet, PeerRpc};
 use kontiki_mvcc::{Command, Outcome};
+use kontiki_proto::trace::TraceContext;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
@@ -240,9 +241,9 @@ impl Inner {
         }
     }
 
-    async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, KvError> {
+    async fn propose(&self, commands: Vec<Command>, trace: Option<TraceContext>) -> Result<Vec<Outcome>, KvError> {
         let body = Command::encode_batch(&commands);
-        if !self.log.fits(types::ORIGIN + body.len()) {
+        if !self.log.fits(types::HEAD + body.len()) {
             return Err(KvError::TooLarge);
         }
         let deadline = self.deadline();
@@ -250,7 +251,7 @@ impl Inner {
             let lead = self.wait_lead(deadline).await?;
             let (origin, mut outcome) = self.pending.register(lead.term);
             let _forget = Forget { pending: &self.pending, origin };
-            let handed = self.hand_over(&lead, Proposal::new(origin, &body));
+            let handed = self.hand_over(&lead, Proposal::new(origin, trace, &body));
             let both = async {
                 tokio::select! {
                     biased;
@@ -341,9 +342,9 @@ impl Drop for Forget<'_> {
 }
 
 impl Consensus for RaftNode {
-    fn propose(&self, commands: Vec<Command>) -> BoxFuture<'static, Result<Vec<Outcome>, KvError>> {
+    fn propose(&self, commands: Vec<Command>, trace: Option<TraceContext>) -> BoxFuture<'static, Result<Vec<Outcome>, KvError>> {
         let inner = self.inner.clone();
-        Box::pin(async move { inner.propose(commands).await })
+        Box::pin(async move { inner.propose(commands, trace).await })
     }
 
     fn read_barrier(&self) -> BoxFuture<'static, Result<(), KvError>> {

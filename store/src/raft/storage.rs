@@ -140,8 +140,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
-        let entries = entries.into_iter().map(types::to_log).collect();
-        self.log.append(entries, Box::new(move |result| callback.io_completed(result.map_err(io::Error::from)))).await;
+        let mut traced = Vec::new();
+        let note_trace = |entry: &Entry| traced.extend(types::trace_of(entry).map(|trace| (types::pos(entry.log_id).index, trace)));
+        let entries = entries.into_iter().inspect(note_trace).map(types::to_log).collect();
+        self.log.append(entries, traced, Box::new(move |result| callback.io_completed(result.map_err(io::Error::from)))).await;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kontiki_base::ids::{LogIndex, LogPos, MemberId, Term};
 use kontiki_mvcc::{Command, DecodeError};
+use kontiki_proto::trace::TraceContext;
 use openraft::impls::leader_id_std::LeaderId;
 
 use super::Member;
@@ -44,26 +45,53 @@ pub struct Origin {
 }
 
 /// Commands with their origin, encoded: the same bytes are sent, logged and applied.
+///
+/// The origin; then, if somebody records the trace that the commands belong to, [`TRACED`] and the context of the span that proposed
+/// them; then the commands, which begin with the version of their own format. That is a number below 128: so the byte after the origin
+/// tells whether there is a trace, and a proposal without one has no byte for it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proposal(pub(crate) Bytes);
 
 /// Bytes of an encoded [`Origin`].
-pub(crate) const ORIGIN: usize = 24;
+const ORIGIN: usize = 24;
+
+/// Says that a trace context follows. Numbers from 128 on are parts of the head: this is the first, on disk, and never reused.
+const TRACED: u8 = 0x80;
+
+/// The most bytes that stand before the commands.
+pub(crate) const HEAD: usize = ORIGIN + 1 + TraceContext::BYTES;
 
 impl Proposal {
     /// Encodes commands.
-    pub fn new(origin: Origin, commands: &Bytes) -> Self {
-        let mut out = BytesMut::with_capacity(ORIGIN + commands.len());
+    pub fn new(origin: Origin, trace: Option<TraceContext>, commands: &Bytes) -> Self {
+        let mut out = BytesMut::with_capacity(HEAD + commands.len());
         out.put_u64(origin.member.get());
         out.put_u64(origin.boot);
         out.put_u64(origin.seq);
+        if let Some(trace) = trace {
+            out.put_u8(TRACED);
+            out.put_slice(&trace.encode());
+        }
         out.put_slice(commands);
         Self(out.freeze())
     }
 
-    /// From bytes; `None` if they are too short for an origin.
+    /// From bytes; `None` if they are no head of a proposal.
     pub fn from_bytes(bytes: Bytes) -> Option<Self> {
-        (bytes.len() >= ORIGIN).then_some(Self(bytes))
+        let proposal = (bytes.len() >= ORIGIN).then_some(Self(bytes))?;
+        (!proposal.is_traced() || proposal.trace().is_some()).then_some(proposal)
+    }
+
+    fn is_traced(&self) -> bool {
+        self.0.get(ORIGIN) == Some(&TRACED)
+    }
+
+    /// The span that proposed it, if somebody records it.
+    pub fn trace(&self) -> Option<TraceContext> {
+        if !self.is_traced() {
+            return None;
+        }
+        TraceContext::decode(self.0.get(ORIGIN + 1..HEAD)?.try_into().ok()?)
     }
 
     /// Who proposed it.
@@ -74,7 +102,8 @@ impl Proposal {
 
     /// What is proposed.
     pub fn commands(&self) -> Result<Vec<Command>, DecodeError> {
-        Command::decode_batch(self.0.slice(ORIGIN..))
+        let head = if self.is_traced() { HEAD } else { ORIGIN };
+        Command::decode_batch(self.0.slice(head..))
     }
 }
 
@@ -146,6 +175,14 @@ pub(crate) fn log_id(pos: LogPos) -> Option<LogId> {
     Some(LogId::new_term_index(pos.term.get(), index))
 }
 
+/// The span that proposed an entry, if somebody records it.
+pub(crate) fn trace_of(entry: &Entry) -> Option<TraceContext> {
+    match &entry.payload {
+        Payload::Normal(proposal) => proposal.trace(),
+        Payload::Blank | Payload::Membership(_) => None,
+    }
+}
+
 const BLANK: u8 = 0;
 const PROPOSAL: u8 = 1;
 const MEMBERSHIP: u8 = 2;
@@ -182,4 +219,36 @@ pub(crate) fn vote_to_log(vote: &Vote) -> crate::log::Vote {
 pub(crate) fn vote_from_log(vote: crate::log::Vote) -> Vote {
     let leader_id = LeaderId { term: vote.term.get(), voted_for: vote.member.get() };
     Vote { leader_id, committed: vote.committed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proposal_has_a_trace_or_not_a_byte_for_it() {
+        let origin = Origin { member: MemberId::new(1), boot: 2, seq: 3 };
+        let commands = Command::encode_batch(&[Command::LeaseRevoke { id: kontiki_base::LeaseId::new(7) }]);
+        let decoded = Command::decode_batch(commands.clone()).unwrap();
+        let trace = TraceContext::new([0xab; 16], [0xcd; 8], 1).unwrap();
+        for (trace, head) in [(None, ORIGIN), (Some(trace), HEAD)] {
+            let proposal = Proposal::new(origin, trace, &commands);
+            assert_eq!(proposal.0.len(), head + commands.len());
+            let back = Proposal::from_bytes(proposal.0.clone()).unwrap();
+            assert_eq!((back.origin(), back.trace(), back.commands().unwrap()), (origin, trace, decoded.clone()));
+        }
+        assert!(commands[0] < TRACED, "the format of commands has come to mean something else here");
+    }
+
+    #[test]
+    fn a_damaged_head_is_refused() {
+        let whole = Proposal::new(Origin { member: MemberId::new(1), boot: 2, seq: 3 }, TraceContext::new([1; 16], [2; 8], 1), &Bytes::new());
+        assert!(Proposal::from_bytes(whole.0.clone()).is_some());
+        for len in (0..ORIGIN).chain(ORIGIN + 1..HEAD) {
+            assert_eq!(Proposal::from_bytes(whole.0.slice(..len)), None, "{len} bytes");
+        }
+        let mut zero = BytesMut::from(&whole.0[..]);
+        zero[ORIGIN + 1..ORIGIN + 17].fill(0);
+        assert_eq!(Proposal::from_bytes(zero.freeze()), None, "a trace id of zeros");
+    }
 }

@@ -259,15 +259,18 @@ mod tests {
     fn messages_survive_their_encoding() {
         let log_id = |index| types::LogId::new_term_index(2, index);
         let origin = types::Origin { member: kontiki_base::MemberId::new(1), boot: 2, seq: 3 };
-        let proposal = types::Proposal::new(origin, &Bytes::from_static(b"commands"));
+        let proposal = |trace| types::Payload::Normal(types::Proposal::new(origin, trace, &Bytes::from_static(b"commands")));
         let entries = vec![
             types::Entry { log_id: log_id(5), payload: types::Payload::Blank },
-            types::Entry { log_id: log_id(6), payload: types::Payload::Normal(proposal) },
-            types::Entry { log_id: log_id(7), payload: types::Payload::Membership(membership()) },
+            types::Entry { log_id: log_id(6), payload: proposal(None) },
+            types::Entry { log_id: log_id(7), payload: proposal(kontiki_base::trace::TraceContext::new([4; 16], [5; 8], 1)) },
+            types::Entry { log_id: log_id(8), payload: types::Payload::Membership(membership()) },
         ];
         let request = AppendEntriesRequest { vote: vote(), prev_log_id: Some(log_id(4)), entries, leader_commit: None };
         let back = decode(append_request(request.clone()), get_append_request).unwrap();
         assert_eq!(format!("{back:?}"), format!("{request:?}"));
+        let sent = |r: AppendEntriesRequest<C>| r.entries.into_iter().map(types::to_log).collect::<Vec<_>>();
+        assert_eq!(sent(back), sent(request));
         let ok: StreamAppendResult<C> = Ok(Some(log_id(0)));
         for result in [ok, Ok(None), Err(StreamAppendError::Conflict(log_id(3))), Err(StreamAppendError::HigherVote(vote()))] {
             assert_eq!(decode(append_result(&result), get_append_result).unwrap(), result);

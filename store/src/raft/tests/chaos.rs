@@ -59,7 +59,7 @@ async fn writer(shared: Arc<Shared>, name: u64, mut seed: u64) {
         let keys: Vec<String> = (0..random(&mut seed) % 3 + 1).map(|i| format!("w{name}-{n}-{i}")).collect();
         shared.history.lock().unwrap().writes.extend(keys.iter().map(|k| (k.clone(), Fate::Unknown)));
         let value = "v".repeat((random(&mut seed) % 900) as usize);
-        let outcome = node.propose(keys.iter().map(|k| put(k, &value)).collect()).await;
+        let outcome = node.propose(keys.iter().map(|k| put(k, &value)).collect(), None).await;
         if let Ok(outcomes) = outcome {
             assert_eq!(outcomes.len(), keys.len());
             let mut history = shared.history.lock().unwrap();

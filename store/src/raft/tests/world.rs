@@ -117,7 +117,7 @@ impl PeerNet for MemNet {
                 (w.delay(), w.delay(), w.handlers.get(&to).cloned())
             };
             let Some(handler) = handler else {
-                return Err(NetError::Unreachable { to, why: "nobody there".into() });
+                return Err(NetError::Closed { to });
             };
             tokio::time::sleep(there).await;
             if !lock(&wires).open(me, to) {
@@ -150,7 +150,7 @@ impl PeerNet for MemNet {
             };
             tokio::time::sleep(delay).await;
             let Some(handler) = handler else {
-                return Err(NetError::Unreachable { to, why: "nobody there".into() });
+                return Err(NetError::Closed { to });
             };
             if !open {
                 tokio::time::sleep(PATIENCE).await;
@@ -469,7 +469,7 @@ pub(super) fn put(key: &str, value: &str) -> Command {
 }
 
 pub(super) async fn write(node: &RaftNode, key: &str, value: &str) -> Result<Vec<Outcome>, KvError> {
-    node.propose(vec![put(key, value)]).await
+    node.propose(vec![put(key, value)], None).await
 }
 
 /// The value of a key and how often it was written, at one member.
