@@ -19,7 +19,7 @@ pub(crate) struct Cli {
     pub(crate) otlp_endpoint: Option<String>,
 
     /// What to log: a level, or `target=level` pairs as in RUST_LOG
-    #[arg(long, global = true, value_name = "FILTER", default_value = "info,openraft=error", env = "KONTIKI_LOG")]
+    #[arg(long, global = true, value_name = "FILTER", default_value = "info,openraft=error,openraft::raft::api::management=off", env = "KONTIKI_LOG")]
     pub(crate) log: String,
 }
 

@@ -17,11 +17,10 @@ use kontiki_base::env::Env;
 use kontiki_control::world::Settings;
 use kontiki_proto::env::SystemEnv;
 use kontiki_store::raft::{RaftStatus, Role};
-use kontiki_store::server::Store;
 use tokio::sync::watch;
 
 use crate::cli::{ServerArgs, TlsArgs};
-use crate::store::{config, failed, read, terminated};
+use crate::store::{Threads, config, failed, read, terminated};
 
 /// Keys that are reconciled at once.
 const WORKERS: usize = 8;
@@ -32,7 +31,7 @@ const GOODBYE: Duration = Duration::from_secs(3);
 /// Runs the command until it is told to end.
 pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let env: Arc<dyn Env> = Arc::new(SystemEnv::new());
-    let store = Store::start(config(&args.member, Some(&args.tls), env.clone())?).await.context("the store did not start")?;
+    let (_threads, store) = Threads::start(config(&args.member, Some(&args.tls), env.clone())?).await?;
     let leadership = leadership(store.status());
     let liveness = Arc::new(Liveness::new(env.clone()));
     let client = client(&args)?;

@@ -10,14 +10,40 @@ use kontiki_store::config::StoreConfig;
 use kontiki_store::net::PeerTls;
 use kontiki_store::raft::node::Timings;
 use kontiki_store::server::{Store, StoreHandle};
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{MemberArgs, StoreArgs, TlsArgs};
 
+/// Threads that consensus and the etcd services run on.
+const THREADS: usize = 2;
+
+/// Threads of the store's own: a burst of other work in the process must not delay a heartbeat, or the member is taken for dead.
+pub(crate) struct Threads(Option<Runtime>);
+
+impl Threads {
+    /// Starts a member on threads of its own.
+    pub(crate) async fn start(config: StoreConfig) -> Result<(Self, StoreHandle)> {
+        let runtime = Builder::new_multi_thread().worker_threads(THREADS).thread_name("store").enable_all().build();
+        let runtime = Self(Some(runtime.context("cannot start threads")?));
+        let starting = runtime.0.as_ref().map(|r| r.spawn(Store::start(config))).context("the threads run until they are dropped")?;
+        let store = starting.await.context("the store panicked")?.context("the store did not start")?;
+        Ok((runtime, store))
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// Runs the command until it is told to end.
 pub(crate) async fn run(args: StoreArgs) -> Result<()> {
     let env: Arc<dyn Env> = Arc::new(SystemEnv::new());
-    let store = Store::start(config(&args.member, None, env)?).await.context("the store did not start")?;
+    let (_threads, store) = Threads::start(config(&args.member, None, env)?).await?;
     tracing::info!(name = args.member.name, client = ?store.client_addr(), "serving etcd v3");
     tokio::select! {
         () = terminated() => {}
