@@ -12,14 +12,15 @@ pub const TRACEPARENT: &str = "traceparent";
 ///
 /// | span | where | fields |
 /// |---|---|---|
-/// | [`REQUEST`](names::REQUEST) | the API server's door, REST and gRPC | `door`, `verb`, `resource`, `namespace`, `name`, `peer`, `code` |
-/// | [`RPC`](names::RPC) | the etcd door | `method`, `peer`, `code` |
+/// | [`REQUEST`](names::REQUEST) | the API server's door, REST and gRPC | `door`, `verb`, `resource`, `namespace`, `name`, `peer`, `code` (HTTP, or gRPC's at that door) |
+/// | [`RPC`](names::RPC) | the etcd door | `method`, `peer`, `code` if the call failed at once |
 /// | [`RECONCILE`](names::RECONCILE) | a controller at work | `controller`, `key`, `outcome` |
+/// | [`BIND`](names::BIND) | the scheduler binds a batch of pods | `pods` |
 /// | [`PROPOSE`](names::PROPOSE) | a batch of commands, from its leaving the queue until it is applied where it was proposed | `commands`, `bytes` |
 /// | [`READ_BARRIER`](names::READ_BARRIER) | a linearizable read that waits for its index | |
 /// | [`LOG_SYNC`](names::LOG_SYNC) | write and fsync of the group of entries that this one is in, on every member | `index`, `entries`, `bytes` |
 /// | [`RAFT_APPEND`](names::RAFT_APPEND) | on the leader: from sending an entry to a follower until that has synced it | `to`, `index`, `entries` |
-/// | [`RAFT_APPLY`](names::RAFT_APPLY) | on every member: the write batch that applies the entry | `index`, `commands`, `revision` |
+/// | [`RAFT_APPLY`](names::RAFT_APPLY) | on every member: the write batch that applies the entry | `index`, `revision` after it |
 pub mod names {
     /// A request to the API server.
     pub const REQUEST: &str = "request";
@@ -27,6 +28,8 @@ pub mod names {
     pub const RPC: &str = "rpc";
     /// One run of a controller over one key.
     pub const RECONCILE: &str = "reconcile";
+    /// The scheduler binds pods.
+    pub const BIND: &str = "bind";
     /// A batch of commands on its way through consensus.
     pub const PROPOSE: &str = "propose";
     /// A linearizable read waits for its index.
@@ -39,7 +42,7 @@ pub mod names {
     pub const RAFT_APPLY: &str = "raft.apply";
 
     /// All of them.
-    pub const ALL: &[&str] = &[REQUEST, RPC, RECONCILE, PROPOSE, READ_BARRIER, LOG_SYNC, RAFT_APPEND, RAFT_APPLY];
+    pub const ALL: &[&str] = &[REQUEST, RPC, RECONCILE, BIND, PROPOSE, READ_BARRIER, LOG_SYNC, RAFT_APPEND, RAFT_APPLY];
 }
 
 /// A span as others refer to it. Both ids are never zero: [W3C Trace Context](https://www.w3.org/TR/trace-context/) forbids it.

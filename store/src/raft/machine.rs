@@ -110,7 +110,9 @@ impl Applier {
         let batch =
             AppliedBatch { index: last.index, revision: now.revision, compact: now.compact, events: chunk.events, leases: chunk.leases };
         self.sink.applied(batch);
-        spans.iter().for_each(|span| drop(span.record("revision", now.revision.get())));
+        for span in &spans {
+            span.record("revision", now.revision.get());
+        }
         self.applied.send_replace(last);
         for (at, answer) in chunk.answers {
             self.pending.applied(at, answer);

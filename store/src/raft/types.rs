@@ -242,7 +242,8 @@ mod tests {
 
     #[test]
     fn a_damaged_head_is_refused() {
-        let whole = Proposal::new(Origin { member: MemberId::new(1), boot: 2, seq: 3 }, TraceContext::new([1; 16], [2; 8], 1), &Bytes::new());
+        let whole =
+            Proposal::new(Origin { member: MemberId::new(1), boot: 2, seq: 3 }, TraceContext::new([1; 16], [2; 8], 1), &Bytes::new());
         assert!(Proposal::from_bytes(whole.0.clone()).is_some());
         for len in (0..ORIGIN).chain(ORIGIN + 1..HEAD) {
             assert_eq!(Proposal::from_bytes(whole.0.slice(..len)), None, "{len} bytes");
