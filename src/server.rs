@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use kontiki_agents::metrics::Metrics;
 use kontiki_agents::session::{self, Caller as SessionCaller, Liveness, SessionConfig};
 use kontiki_agents::{ApiConfig as ClientConfig, Caches, Controllers, ControllersConfig};
-use kontiki_apiserver::{ApiConfig, ClientIdentity, ServiceCidr, TlsConfig};
+use kontiki_apiserver::{ApiConfig, ClientIdentity, ExtraMetrics, ServiceCidr, TlsConfig};
 use kontiki_apiserver::{ApiHandle, ApiServer, Caller};
 use kontiki_base::Term;
 use kontiki_base::env::Env;
@@ -37,7 +37,9 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let client = client(&args)?;
     let root_ca = String::from_utf8(read(&args.tls.ca)?).context("the certificate authority is not PEM")?;
     let settings = Settings { root_ca_pem: root_ca, ..Settings::default() };
-    let caches = Caches::new(&client, env.clone(), Arc::new(Metrics::default()), settings)?;
+    let metrics = Arc::new(Metrics::default());
+    let extra_metrics: ExtraMetrics = Arc::new(metrics.writer());
+    let caches = Caches::new(&client, env.clone(), metrics, settings)?;
     let sessions = session::service(SessionConfig {
         caches: caches.clone(),
         leadership: leadership.clone(),
@@ -46,7 +48,8 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
         server: args.member.name.clone(),
         authorize: Arc::new(authorize),
     })?;
-    let api = api_config(&args, store.kv(), env.clone(), tonic::service::Routes::new(sessions).into_axum_router().reset_fallback())?;
+    let sessions = tonic::service::Routes::new(sessions).into_axum_router().reset_fallback();
+    let api = ApiConfig { extra_metrics: Some(extra_metrics), ..api_config(&args, store.kv(), env.clone(), sessions)? };
     let api: ApiHandle = ApiServer::start(api).await.context("the API server did not start")?;
     let (stop, stopped) = watch::channel(false);
     let following = tokio::spawn(caches.clone().run(until(stopped.clone())));
@@ -125,6 +128,7 @@ fn api_config(args: &ServerArgs, kv: Arc<dyn kontiki_base::kv::Kv>, env: Arc<dyn
         advertise: args.api_endpoints.clone(),
         tokens: Vec::new(),
         extra_routes: Some(sessions),
+        extra_metrics: None,
         server_name: args.member.name.clone(),
     })
 }

@@ -16,7 +16,9 @@ use kontiki_base::{Code, Revision, Term, Uid};
 use kontiki_control::Kind;
 use kontiki_control::plan::PatchType;
 use kontiki_proto::api::{self as pb, resources_client::ResourcesClient};
+use kontiki_proto::trace;
 use serde_json::Value;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::config::{ATTEMPT_TIMEOUT, ApiConfig, REQUEST_TIMEOUT};
@@ -91,9 +93,12 @@ pub struct DeleteOptions {
     pub propagation: &'static str,
 }
 
+/// A channel whose requests say whose child their work is.
+type Traced = InterceptedService<Channel, trace::Inject>;
+
 struct Server {
     url: String,
-    client: ResourcesClient<Channel>,
+    client: ResourcesClient<Traced>,
 }
 
 /// A client of the API. Cheap to clone; clones share connections and the choice of the server.
@@ -186,6 +191,7 @@ impl Client {
         let servers = channels(config)?
             .into_iter()
             .map(|(url, channel)| {
+                let channel = InterceptedService::new(channel, trace::inject as trace::Inject);
                 let client =
                     ResourcesClient::new(channel).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
                 Server { url, client }
@@ -459,7 +465,7 @@ impl Client {
     /// Calls the current server, then the others, until one answers for good or the time is up.
     async fn call<T, F, Fut>(&self, op: &str, send: F) -> Result<T, ApiError>
     where
-        F: Fn(ResourcesClient<Channel>) -> Fut,
+        F: Fn(ResourcesClient<Traced>) -> Fut,
         Fut: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
         let started = self.env.now_mono();

@@ -106,6 +106,15 @@ impl Metrics {
         r.register("node_beats", "Heartbeats of nodes", self.beats.clone());
         r.register("pod_statuses", "Pod statuses that node agents sent", self.pod_statuses.clone());
     }
+    /// What writes all counters as text, in the OpenMetrics format without its end: for the metrics of a whole process.
+    pub fn writer(&self) -> impl Fn(&mut String) + Send + Sync + use<> {
+        let mut registry = Registry::default();
+        self.register(&mut registry);
+        // Writing to a String cannot fail.
+        move |text| {
+            let _ = prometheus_client::encoding::text::encode_registry(text, &registry);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -114,11 +123,11 @@ mod tests {
 
     #[test]
     fn counters_show_up_by_name() {
-        let (metrics, mut registry) = (Metrics::default(), Registry::default());
-        metrics.register(&mut registry);
+        let metrics = Metrics::default();
+        let write = metrics.writer();
         metrics.reconciles.get_or_create(&ReconcileLabels { controller: "gc", outcome: "done" }).inc();
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        write(&mut text);
         assert!(text.contains("kontiki_agents_reconciles_total{controller=\"gc\",outcome=\"done\"} 1"), "{text}");
     }
 }

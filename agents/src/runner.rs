@@ -8,6 +8,8 @@ use kontiki_base::env::Mono;
 use kontiki_base::{Code, Term};
 use kontiki_control::controllers::{ControllerId, Failure, Input};
 use kontiki_control::world::Dirty;
+use kontiki_proto::trace::names;
+use tracing::Instrument as _;
 
 use crate::act::{Done, Hands, Stopped};
 use crate::events::Recorder;
@@ -138,8 +140,12 @@ impl Runner {
         tracing::debug!(controller = row.name, key = %key.key, actions = plan.actions.len(), "plan");
         let client = self.caches.client.under(self.term).as_manager(row.name);
         let hands = Hands { client, recorder: &self.recorder, source: row.name, metrics: &self.caches.metrics };
-        let done = hands.carry_out(&plan).await;
-        self.settle(key, done)
+        let span =
+            tracing::debug_span!(parent: None, names::RECONCILE, controller = row.name, key = %key.key, outcome = tracing::field::Empty);
+        let done = hands.carry_out(&plan).instrument(span.clone()).await;
+        let outcome = self.settle(key, done);
+        span.record("outcome", outcome.word());
+        outcome
     }
 
     /// Remembers what was written and decides when the key comes back.

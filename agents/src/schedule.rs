@@ -13,7 +13,9 @@ use kontiki_base::{Code, Term, Uid, limits};
 use kontiki_control::plan::{EventType, Plan, Regarding};
 use kontiki_control::schedule::{self, Decision, NamespaceLabels};
 use kontiki_control::{Kind, meta};
+use kontiki_proto::trace::names;
 use tokio::sync::Notify;
+use tracing::Instrument as _;
 
 use crate::act::Hands;
 use crate::api::Client;
@@ -257,7 +259,8 @@ impl Scheduler {
             return;
         }
         let writes = bound.iter().map(|b| self.client.bind_write(&b.key, &b.uid, &b.node)).collect();
-        match self.client.transact(writes).await {
+        let span = tracing::debug_span!(parent: None, names::BIND, pods = bound.len());
+        match self.client.transact(writes).instrument(span).await {
             Ok(_) => bound.iter().for_each(|b| self.tell(b)),
             Err(error) => {
                 tracing::debug!(%error, pods = bound.len(), "batch is bound pod by pod");

@@ -38,6 +38,7 @@ async fn main() -> Result<(), Error> {
         advertise: Vec::new(),
         tokens: vec![token("admintoken", "admin", "system:masters"), token("bobtoken", "bob", "devs")],
         extra_routes: None,
+        extra_metrics: None,
         server_name: "memory".into(),
     })
     .await?;

@@ -28,6 +28,8 @@ pub struct ApiConfig {
     /// More gRPC services for the same port, such as the node session. They see the caller as
     /// [`crate::Caller`] in the request's extensions, and authorize on their own.
     pub extra_routes: Option<axum::Router>,
+    /// Appends what other parts of the process count to `/metrics`.
+    pub extra_metrics: Option<ExtraMetrics>,
     /// Name of this server, in spans, audit ids and leases.
     pub server_name: String,
 }
@@ -42,6 +44,9 @@ impl fmt::Debug for ApiConfig {
             .finish_non_exhaustive()
     }
 }
+
+/// Appends metrics to a text in the OpenMetrics format, without its `# EOF`. Their names must not be those of the API server's own.
+pub type ExtraMetrics = Arc<dyn Fn(&mut String) + Send + Sync>;
 
 /// Certificates in PEM.
 #[derive(Clone, Default)]

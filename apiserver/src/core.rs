@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::auth::Tokens;
 use crate::cache::Hub;
 use crate::cache::row::RowCache;
-use crate::config::ServiceCidr;
+use crate::config::{ExtraMetrics, ServiceCidr};
 use crate::crd::{Custom, Kinds};
 use crate::error::Result;
 use crate::metrics::Metrics;
@@ -33,6 +33,7 @@ pub(crate) struct Core {
     pub(crate) service_cidr: ServiceCidr,
     pub(crate) advertise: Vec<std::net::SocketAddr>,
     pub(crate) server_name: String,
+    pub(crate) extra_metrics: Option<ExtraMetrics>,
     /// TLS to node agents, with the server's own certificate.
     pub(crate) node_tls: Option<tokio_rustls::TlsConnector>,
     /// Becomes true when the server begins to stop.
@@ -54,6 +55,7 @@ pub(crate) struct Parts {
     pub(crate) service_cidr: ServiceCidr,
     pub(crate) advertise: Vec<std::net::SocketAddr>,
     pub(crate) server_name: String,
+    pub(crate) extra_metrics: Option<ExtraMetrics>,
     pub(crate) node_tls: Option<tokio_rustls::TlsConnector>,
 }
 
@@ -69,6 +71,7 @@ impl Core {
             service_cidr: parts.service_cidr,
             advertise: parts.advertise,
             server_name: parts.server_name,
+            extra_metrics: parts.extra_metrics,
             node_tls: parts.node_tls,
             stopping: watch::Sender::new(false),
             kinds: RwLock::new(Arc::new(Kinds::builtin())),

@@ -39,6 +39,6 @@ mod tls;
 mod verbs;
 
 pub use auth::Caller;
-pub use config::{ApiConfig, BadCidr, ClientIdentity, ServiceCidr, StaticToken, TlsConfig};
+pub use config::{ApiConfig, BadCidr, ClientIdentity, ExtraMetrics, ServiceCidr, StaticToken, TlsConfig};
 pub use error::StartError;
 pub use server::{ApiHandle, ApiServer};

@@ -1,9 +1,12 @@
 //! What the server counts, as Prometheus text.
 
+use std::fmt::Write as _;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use kontiki_base::invariant;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -101,6 +104,17 @@ pub(crate) fn text(core: &Core) -> String {
     core.metrics.revision.set(core.hub.applied().get());
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _ = prometheus_client::encoding::text::encode(&mut out, &core.metrics.registry);
+    let _ = encode_registry(&mut out, &core.metrics.registry);
+    let _ = invariants(&mut out);
+    if let Some(extra) = &core.extra_metrics {
+        extra(&mut out);
+    }
+    let _ = encode_eof(&mut out);
     out
+}
+
+/// Invariants that were found broken, by name. A healthy process shows nothing but zeros.
+fn invariants(out: &mut String) -> std::fmt::Result {
+    writeln!(out, "# HELP kontiki_invariants_broken How often an invariant was found broken.\n# TYPE kontiki_invariants_broken counter")?;
+    invariant::counts().try_for_each(|(inv, count)| writeln!(out, "kontiki_invariants_broken_total{{invariant=\"{}\"}} {count}", inv.id()))
 }

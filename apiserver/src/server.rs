@@ -82,6 +82,7 @@ impl ApiServer {
             service_cidr: config.service_cidr,
             advertise,
             server_name: config.server_name,
+            extra_metrics: config.extra_metrics,
             node_tls,
         }));
         let stack = Arc::new(Stack { core: core.clone(), lanes: Lanes::new(), grpc: grpc::router(&core, config.extra_routes) });

@@ -17,6 +17,8 @@ use axum::body::Body;
 use futures::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use kontiki_base::{Code, limits};
+use kontiki_proto::api::resources_server::SERVICE_NAME;
+use kontiki_proto::trace::{self, names};
 use kontiki_registry::rbac::{self, Decision, User};
 use kontiki_registry::status::{Details, Status};
 use tokio::sync::Semaphore;
@@ -88,22 +90,15 @@ impl Stack {
     async fn traced(self: Arc<Self>, peer: Arc<Peer>, request: Request<Body>) -> Response<Body> {
         let began = self.core.env.now_mono();
         let facts = Facts::of(&request);
-        let span = tracing::info_span!(
-            "request",
-            verb = facts.verb(),
-            resource = facts.resource(),
-            ns = facts.namespace(),
-            name = facts.name(),
-            peer = %peer.addr,
-            code = tracing::field::Empty,
-        );
+        let span = facts.span(&peer);
+        trace::adopt_headers(&span, request.headers());
         let core = self.core.clone();
         let audit = audit_id(&core, request.headers());
         let (door, verb, resource) = (facts.door, facts.verb().to_owned(), facts.resource().to_owned());
         let mut response = self.identified(&peer, facts, request).instrument(span.clone()).await;
-        let code = response.status().as_u16();
+        let code = code_of(door, &response);
         span.record("code", code);
-        core.metrics.request(door, &verb, &resource, u32::from(code), core.env.now_mono().since(began));
+        core.metrics.request(door, &verb, &resource, code, core.env.now_mono().since(began));
         let headers = response.headers_mut();
         if let Some(audit) = audit {
             headers.insert("audit-id", audit);
@@ -236,12 +231,31 @@ impl Facts {
         }
     }
 
-    fn namespace(&self) -> &str {
-        self.resource_path().map_or("", |p| &p.namespace)
-    }
-
-    fn name(&self) -> &str {
-        self.resource_path().map_or("", |p| &p.name)
+    /// The request's span. What a gRPC request is about is in its body: its handler adds it.
+    fn span(&self, peer: &Peer) -> tracing::Span {
+        let span = tracing::debug_span!(
+            parent: None,
+            names::REQUEST,
+            otel.kind = "server",
+            door = self.door,
+            verb = tracing::field::Empty,
+            resource = tracing::field::Empty,
+            namespace = tracing::field::Empty,
+            name = tracing::field::Empty,
+            peer = %peer.addr,
+            code = tracing::field::Empty,
+        );
+        if span.is_disabled() {
+            return span;
+        }
+        // The methods of the gRPC door are the verbs.
+        span.record("verb", self.verb.to_ascii_lowercase());
+        match &self.path {
+            Path::Resource(path) => tell(&span, &path.plural, &path.namespace, &path.name),
+            Path::Other(service) if service == SERVICE_NAME => {}
+            Path::Other(path) => tell(&span, path, "", ""),
+        }
+        span
     }
 
     fn target(&self) -> rbac::Target<'_> {
@@ -272,6 +286,27 @@ impl Facts {
     fn refusal(&self, status: &Status) -> Response<Body> {
         if self.door == "grpc" { crate::grpc::errors::to_tonic(status).into_http() } else { failure(status) }
     }
+}
+
+/// Says on a request's span what it is about. Must be called once: an attribute that is there twice is an error in OpenTelemetry.
+pub(crate) fn tell(span: &tracing::Span, resource: &str, namespace: &str, name: &str) {
+    /// Nothing in the API has a longer name; what a client sends may.
+    const LONGEST: usize = 253;
+    for (field, value) in [("resource", resource), ("namespace", namespace), ("name", name)] {
+        if !value.is_empty() {
+            span.record(field, &value[..value.floor_char_boundary(LONGEST)]);
+        }
+    }
+}
+
+/// The HTTP status of a REST answer. At the gRPC door, where that is always 200, the gRPC status, as far as it is known when the answer
+/// begins: what goes wrong in the middle of a stream is not.
+fn code_of(door: &str, response: &Response<Body>) -> u32 {
+    if door == "grpc" {
+        let status = response.headers().get("grpc-status");
+        return status.map_or(0, |status| tonic::Code::from_bytes(status.as_bytes()) as u32);
+    }
+    u32::from(response.status().as_u16())
 }
 
 /// A duration in Go's notation, of one or more numbers with units: `1m30s`, `500ms`.

@@ -18,6 +18,7 @@ use tonic::{Request, Response};
 use crate::auth::Caller;
 use crate::core::Core;
 use crate::error::Result;
+use crate::stack;
 use crate::sub::scale;
 use crate::verbs::served;
 use crate::verbs::watch::{Begin, WatchRequest};
@@ -121,6 +122,18 @@ impl Door {
     }
 }
 
+/// Says on the request's span what it is about.
+fn tell(resource: Option<&api::Resource>, namespace: &str, name: &str) {
+    stack::tell(&tracing::Span::current(), resource.map_or("", |r| &r.resource), namespace, name);
+}
+
+/// The same, of one object.
+fn tell_ref(object: Option<&api::ObjectRef>) {
+    if let Some(object) = object {
+        tell(object.resource.as_ref(), &object.namespace, &object.name);
+    }
+}
+
 fn answer<T>(result: Result<T>) -> std::result::Result<Response<T>, tonic::Status> {
     result.map(Response::new).map_err(|status| to_tonic(&status))
 }
@@ -142,38 +155,46 @@ impl Resources for Door {
     type WatchStream = Answers<api::WatchResponse>;
 
     async fn get(&self, request: Request<api::GetRequest>) -> std::result::Result<Response<api::Object>, tonic::Status> {
+        tell_ref(request.get_ref().r#ref.as_ref());
         answer(self.get_object(&Self::user(&request), request.get_ref()).await)
     }
 
     async fn list(&self, request: Request<api::ListRequest>) -> std::result::Result<Response<Self::ListStream>, tonic::Status> {
+        tell(request.get_ref().resource.as_ref(), &request.get_ref().namespace, "");
         answer(self.list_objects(&Self::user(&request), request.get_ref()).await)
     }
 
     async fn watch(&self, request: Request<api::WatchRequest>) -> std::result::Result<Response<Self::WatchStream>, tonic::Status> {
+        tell(request.get_ref().resource.as_ref(), &request.get_ref().namespace, "");
         answer(self.watch_objects(&Self::user(&request), request.get_ref()).await)
     }
 
     async fn create(&self, request: Request<api::CreateRequest>) -> std::result::Result<Response<api::Object>, tonic::Status> {
+        tell(request.get_ref().resource.as_ref(), &request.get_ref().namespace, &request.get_ref().name);
         let mut warnings = Vec::new();
         let result = self.create_object(&Self::user(&request), request.get_ref(), &mut warnings).await;
         answer_write(result, &warnings)
     }
 
     async fn update(&self, request: Request<api::UpdateRequest>) -> std::result::Result<Response<api::Object>, tonic::Status> {
+        tell_ref(request.get_ref().r#ref.as_ref());
         let mut warnings = Vec::new();
         let result = self.update_object(&Self::user(&request), request.get_ref(), &mut warnings).await;
         answer_write(result, &warnings)
     }
 
     async fn patch(&self, request: Request<api::PatchRequest>) -> std::result::Result<Response<api::Object>, tonic::Status> {
+        tell_ref(request.get_ref().r#ref.as_ref());
         answer(self.patch_object(&Self::user(&request), request.get_ref()).await)
     }
 
     async fn apply(&self, request: Request<api::ApplyRequest>) -> std::result::Result<Response<api::Object>, tonic::Status> {
+        tell_ref(request.get_ref().r#ref.as_ref());
         answer(self.apply_object(&Self::user(&request), request.get_ref()).await)
     }
 
     async fn delete(&self, request: Request<api::DeleteRequest>) -> std::result::Result<Response<api::DeleteResponse>, tonic::Status> {
+        tell_ref(request.get_ref().r#ref.as_ref());
         answer(self.delete_object(&Self::user(&request), request.get_ref()).await)
     }
 
@@ -181,6 +202,9 @@ impl Resources for Door {
         &self,
         request: Request<api::DeleteCollectionRequest>,
     ) -> std::result::Result<Response<api::DeleteCollectionResponse>, tonic::Status> {
+        if let Some(list) = &request.get_ref().list {
+            tell(list.resource.as_ref(), &list.namespace, "");
+        }
         answer(self.delete_objects(&Self::user(&request), request.get_ref()).await)
     }
 

@@ -239,6 +239,7 @@ pub(crate) fn config(pki: &Pki, kv: &LocalKv) -> ApiConfig {
         advertise: Vec::new(),
         tokens: vec![token(ADMIN, "admin", "system:masters"), token(BOB, "bob", "devs")],
         extra_routes: None,
+        extra_metrics: None,
         server_name: "test".into(),
     }
 }
