@@ -35,8 +35,16 @@ impl Cluster {
     /// # Panics
     /// It does not start.
     pub fn start(servers: u8, nodes: u8) -> Self {
+        Self::start_with(servers, nodes, &[])
+    }
+
+    /// The same, with more arguments of `kontiki up`.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn start_with(servers: u8, nodes: u8, more: &[&str]) -> Self {
         let cluster = Self { dir: tempfile::tempdir().expect("a temporary folder") };
-        cluster.up(servers, nodes);
+        cluster.up_with(servers, nodes, more);
         cluster
     }
 
@@ -45,9 +53,13 @@ impl Cluster {
     /// # Panics
     /// It does not start.
     pub fn up(&self, servers: u8, nodes: u8) -> String {
+        self.up_with(servers, nodes, &[])
+    }
+
+    fn up_with(&self, servers: u8, nodes: u8, more: &[&str]) -> String {
         let (servers, nodes, me) = (servers.to_string(), nodes.to_string(), std::process::id().to_string());
         let args = ["up", "--runtime", "hollow", "--detach", "--servers", &servers, "--nodes", &nodes, "--while-process", &me];
-        let output = self.kontiki(&args);
+        let output = self.kontiki(&[&args, more].concat());
         if !output.ok {
             self.print_logs();
         }
