@@ -58,7 +58,7 @@ pub struct RealArgs {
     #[arg(long, value_name = "SECONDS", default_value = "6", value_parser = seconds)]
     pub every: Duration,
 
-    /// Clients of the store; each talks to all members in turn
+    /// Clients of the store, spread over the members; one whose member fails goes to the next
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=512))]
     pub clients: u16,
 

@@ -69,8 +69,9 @@ pub async fn client(run: Arc<Run>, id: u16) -> Result<Vec<Op>> {
     let mut rng = StdRng::seed_from_u64(run.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(id));
     let mut known = vec![0_i64; KEYS as usize];
     let mut ops = Vec::new();
+    // Like any client: stays with a member until that fails, then tries the next one.
+    let mut member = usize::from(id) % members.len();
     while !run.stop.load(Ordering::Relaxed) {
-        let member = rng.random_range(0..members.len());
         let slot = rng.random_range(0..KEYS);
         let ask = choose(&mut rng, slot, id, ops.len(), known[slot as usize]);
         let call = run.now();
@@ -79,10 +80,17 @@ pub async fn client(run: Arc<Run>, id: u16) -> Result<Vec<Op>> {
         match &answer {
             Answer::Written { revision } => known[slot as usize] = if ask.value().is_some() { *revision } else { 0 },
             Answer::Read { found, .. } => known[slot as usize] = found.as_ref().map_or(0, |(_, at)| *at),
-            Answer::Unknown { .. } | Answer::Refused { .. } => tokio::time::sleep(Duration::from_millis(rng.random_range(2..20))).await,
+            Answer::Unknown { .. } | Answer::Refused { .. } => {
+                tokio::time::sleep(Duration::from_millis(rng.random_range(2..20))).await;
+            }
             Answer::CompareFailed { .. } | Answer::NothingDeleted { .. } => {}
         }
+        let failed = matches!(answer, Answer::Unknown { .. } | Answer::Refused { .. });
         ops.push(Op { client: id, member, call, ret, ask, answer });
+        // Now and then a client moves anyway, so that every member keeps some.
+        if failed || rng.random_range(0..200) == 0 {
+            member = (member + 1) % members.len();
+        }
     }
     Ok(ops)
 }

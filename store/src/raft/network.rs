@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,6 +37,9 @@ type RpcResult<T> = Result<T, RPCError<C>>;
 
 /// A stream of entries whose oldest message has no answer after this long is broken.
 const APPEND_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Time between two attempts to open a stream to a member that cannot be reached.
+const REOPEN: Duration = Duration::from_millis(50);
 
 /// Ends a future after some time; `None` if it had not ended by itself.
 pub(super) async fn within<T>(env: &dyn Env, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
@@ -110,8 +113,9 @@ impl Client {
 }
 
 impl NetBackoff<C> for Client {
+    /// A member that comes back is told what it missed at once: the attempts before that are paced by [`REOPEN`], and cost little.
     fn backoff(&self) -> Option<Backoff> {
-        None
+        Some(Backoff::new(std::iter::repeat(REOPEN)))
     }
 }
 
@@ -147,7 +151,14 @@ impl NetStreamAppend<C> for Client {
             if self.heartbeats {
                 return Ok(self.one_by_one(input, option));
             }
-            let opened = self.network.net.open(self.to, &self.addr, PeerRpc::Append).await.map_err(|e| rpc_error(&e))?;
+            let opened = match self.network.net.open(self.to, &self.addr, PeerRpc::Append).await {
+                Ok(opened) => opened,
+                Err(error) => {
+                    // openraft paces the messages of a stream, not attempts to open one: without this it would try without a pause.
+                    self.network.env.sleep(REOPEN).await;
+                    return Err(rpc_error(&error));
+                }
+            };
             let (sender, receiver) = opened.split();
             let window = Arc::new(Window::new(self.to));
             let pump = self.network.env.spawn("raft.append", Box::pin(pump(input, sender, window.clone())));

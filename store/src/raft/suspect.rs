@@ -22,6 +22,9 @@ use super::types::Vote;
 /// A port that has not answered in this time has not refused.
 const PROBE: Duration = Duration::from_millis(500);
 
+/// Between two attempts to connect.
+const RETRY: Duration = Duration::from_millis(5);
+
 /// The others need this long to come to the same conclusion: a vote that is asked for earlier is refused.
 const AGREE: Duration = Duration::from_millis(25);
 
@@ -35,8 +38,7 @@ pub(super) async fn leader_may_have_died(inner: Arc<Inner>) {
     let Some(leader) = seen.current_leader.filter(|leader| *leader != me) else { return };
     let membership = seen.membership_config.membership();
     let Some(peer) = membership.get_node(&leader) else { return };
-    let probe = inner.net.call(MemberId::new(leader), peer.address(), PeerRpc::ReadIndex, Bytes::new());
-    if !matches!(within(&*inner.env, PROBE, probe).await, Some(Err(NetError::Closed { .. }))) {
+    if within(&*inner.env, PROBE, port_is_closed(&inner, leader, peer.address())).await != Some(true) {
         return;
     }
     let heirs = heirs(membership.voter_ids(), leader);
@@ -56,6 +58,18 @@ pub(super) async fn leader_may_have_died(inner: Arc<Inner>) {
             return;
         }
         inner.env.sleep(TURN).await;
+    }
+}
+
+/// Whether the system of the leader's machine refuses connections to its port.
+async fn port_is_closed(inner: &Inner, leader: u64, addr: &str) -> bool {
+    loop {
+        match inner.net.call(MemberId::new(leader), addr, PeerRpc::ReadIndex, Bytes::new()).await {
+            Err(NetError::Closed { .. }) => return true,
+            // The connection that broke with the stream; the next attempt makes a new one.
+            Err(NetError::Unreachable { .. }) => inner.env.sleep(RETRY).await,
+            Ok(_) | Err(NetError::Timeout { .. } | NetError::Refused { .. }) => return false,
+        }
     }
 }
 
