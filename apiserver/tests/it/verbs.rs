@@ -2,9 +2,10 @@
 
 use http::Method;
 use kontiki_base::Term;
+use kontiki_mvcc::LocalKv;
 use serde_json::{Value, json};
 
-use crate::common::{BOB, Server, rv};
+use crate::common::{BOB, Pki, Server, config, rv};
 
 const CM: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -286,11 +287,18 @@ async fn bodies_too_long_or_strange_are_refused() {
 
 #[tokio::test]
 async fn metrics_and_health_speak() {
-    let s = Server::start().await;
+    let (pki, kv) = (Pki::new(), LocalKv::new());
+    let mut config = config(&pki, &kv);
+    config.extra_metrics = Some(std::sync::Arc::new(|text| text.push_str("others_say_total 7\n")));
+    let s = Server::start_with(pki, kv, config).await;
     s.get(CM).await;
     let (_, _, text) = s.send(Method::GET, "/metrics", &[], "").await;
     let text = String::from_utf8(text.to_vec()).unwrap();
     assert!(text.contains("apiserver_request_total{door=\"rest\",verb=\"list\",resource=\"configmaps\",code=\"200\"} 1"), "{text}");
+    for line in ["kontiki_invariants_broken_total{invariant=\"watch-in-order\"} 0", "others_say_total 7"] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in {text}");
+    }
+    assert!(text.ends_with("# EOF\n") && text.matches("# EOF").count() == 1, "{text}");
     assert_eq!(s.get("/readyz").await, (200, json!("ok")));
     assert!(s.handle.is_ready());
     let (code, version) = s.get("/version").await;
