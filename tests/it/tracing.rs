@@ -1,6 +1,7 @@
 //! One trace shows a write from the door through proposal, replication, sync and apply, on all members.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::time::Duration;
 
 use kontiki_proto::api;
@@ -9,6 +10,7 @@ use kontiki_proto::etcd::etcdserverpb as etcd;
 use kontiki_proto::trace::{TRACEPARENT, TraceContext, names};
 use kontiki_tests::Cluster;
 use kontiki_tests::collector::{Collector, Span, Trace};
+use kontiki_tests::run::have;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 /// Who leads, and who does not: indexes into the servers of the state file.
@@ -58,6 +60,19 @@ async fn create_config_map(cluster: &Cluster, server: usize, name: &str, parent:
         ..Default::default()
     };
     ResourcesClient::new(channel).create(traced(request, parent)).await.expect("the object is created");
+}
+
+/// Creates a ConfigMap through the REST door of one server.
+fn create_by_rest(cluster: &Cluster, server: usize, name: &str, parent: TraceContext) {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail"]);
+    for (flag, file) in [("--cacert", "pki/ca.crt"), ("--cert", "pki/admin.crt"), ("--key", "pki/admin.key")] {
+        curl.arg(flag).arg(cluster.file(file));
+    }
+    curl.args(["--header", "content-type: application/json", "--header", &format!("{TRACEPARENT}: {parent}")]);
+    curl.args(["--data", &serde_json::json!({"metadata": {"name": name}}).to_string()]);
+    curl.arg(format!("https://localhost:{}/api/v1/namespaces/default/configmaps", cluster.server(server)["api"]));
+    kontiki_tests::run(&mut curl, Duration::from_secs(30)).expect_ok();
 }
 
 /// Puts a key through the etcd door of one server.
@@ -126,6 +141,15 @@ fn one_trace_shows_a_write_on_all_members() {
     let request = trace.named(names::REQUEST).next().expect("it is whole");
     for (field, value) in [("door", "grpc"), ("verb", "create"), ("resource", "configmaps"), ("namespace", "default"), ("code", "0")] {
         assert_eq!(request.fields.get(field).map(String::as_str), Some(value), "{field} of {trace}");
+    }
+
+    if have("curl") {
+        create_by_rest(&cluster, follower, "by-rest", parent(0xa5));
+        let trace = expect_whole(&collector, parent(0xa5), names::REQUEST, &name(leader), &name(follower));
+        let request = trace.named(names::REQUEST).next().expect("it is whole");
+        for (field, value) in [("door", "rest"), ("verb", "create"), ("resource", "configmaps"), ("namespace", "default"), ("code", "201")] {
+            assert_eq!(request.fields.get(field).map(String::as_str), Some(value), "{field} of {trace}");
+        }
     }
 
     runtime.block_on(put(&cluster, follower, parent(0xa2)));
