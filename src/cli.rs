@@ -15,11 +15,19 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 
     /// Send traces to this OTLP/gRPC endpoint, such as http://127.0.0.1:4317
+    ///
+    /// `up` hands it to all its processes. Nodes that are network namespaces (--runtime cri) reach no collector at a loopback address.
     #[arg(long, global = true, value_name = "URL", env = "KONTIKI_OTLP_ENDPOINT")]
     pub(crate) otlp_endpoint: Option<String>,
 
     /// What to log: a level, or `target=level` pairs as in RUST_LOG
-    #[arg(long, global = true, value_name = "FILTER", default_value = "info,openraft=error,openraft::raft::api::management=off", env = "KONTIKI_LOG")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        default_value = "info,openraft=error,openraft::raft::api::management=off",
+        env = "KONTIKI_LOG"
+    )]
     pub(crate) log: String,
 }
 

@@ -191,7 +191,7 @@ impl Client {
         let servers = channels(config)?
             .into_iter()
             .map(|(url, channel)| {
-                let channel = InterceptedService::new(channel, trace::inject as trace::Inject);
+                let channel = Traced::new(channel, trace::inject);
                 let client =
                     ResourcesClient::new(channel).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
                 Server { url, client }

@@ -11,12 +11,14 @@ use kontiki_base::env::Env;
 use kontiki_base::ids::{Revision, Term};
 use kontiki_base::kv::{Event, Kv, KvError, KvStatus, RangeReq, RangeRes, Txn, TxnRes, WatchMsg, WatchReq, WatchStream};
 use tokio::sync::{mpsc, watch};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Status, Streaming};
 
 use crate::convert::error::kv_error;
 use crate::convert::{event_from_wire, request, response};
 use crate::etcd::etcdserverpb as pb;
+use crate::trace;
 use pb::kv_client::KvClient;
 use pb::watch_client::WatchClient;
 use pb::watch_request::RequestUnion;
@@ -47,11 +49,14 @@ impl std::fmt::Debug for ClientTls {
     }
 }
 
+/// A channel whose requests say whose child their work is.
+type Traced = InterceptedService<Channel, trace::Inject>;
+
 /// A remote store.
 #[derive(Clone)]
 pub struct EtcdKv {
-    kv: KvClient<Channel>,
-    watch: WatchClient<Channel>,
+    kv: KvClient<Traced>,
+    watch: WatchClient<Traced>,
     env: Arc<dyn Env>,
     timeout: Duration,
     seen: watch::Sender<KvStatus>,
@@ -69,6 +74,7 @@ impl EtcdKv {
             return Err(KvError::Unavailable("no endpoint of the store is given".into()));
         }
         let channel = Channel::balance_list(endpoints.into_iter());
+        let channel = Traced::new(channel, trace::inject);
         let kv = KvClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
         let watch = WatchClient::new(channel).max_decoding_message_size(usize::MAX);
         Ok(Self { kv, watch, env, timeout, seen: watch::Sender::default() })

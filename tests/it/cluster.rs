@@ -59,7 +59,7 @@ fn a_pod_that_fits_nowhere_says_why() {
     }
     let cluster = Cluster::start(1, 1);
     let pod = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"huge"},"spec":{"containers":[
-        {"name":"c","image":"kontiki.dev/demo:1","resources":{"requests":{"cpu":"9000"}}}]}}"#;
+        {"name":"c","image":"kontiki.dev/demo:1","resources":{"requests":{"cpu":"900"}}}]}}"#;
     let file = cluster.file("pod.json");
     std::fs::write(&file, pod).unwrap();
     let file = file.to_str().unwrap();

@@ -21,7 +21,8 @@ const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
 /// The crates that compute and do nothing else, and what their manifests must not name.
 const PURE: &[&str] = &["proto/base", "store/mvcc", "apiserver/registry", "agents/control"];
 const IMPURE_CRATES: &[&str] = &["tokio", "tonic", "rocksdb", "rand", "hyper", "axum", "futures", "openraft"];
-const IMPURE_WORDS: &[&str] = &["async fn", "std::fs", "TcpStream", "TcpListener", "UdpSocket", "std::env", "SystemTime", "Instant::now", "thread::spawn"];
+const IMPURE_WORDS: &[&str] =
+    &["async fn", "std::fs", "TcpStream", "TcpListener", "UdpSocket", "std::env", "SystemTime", "Instant::now", "thread::spawn"];
 
 /// No file is longer than this, except those of `tests/it/ratchet.txt`, which may only shrink.
 const FILE_LINES: usize = 800;

@@ -147,7 +147,8 @@ fn one_trace_shows_a_write_on_all_members() {
         create_by_rest(&cluster, follower, "by-rest", parent(0xa5));
         let trace = expect_whole(&collector, parent(0xa5), names::REQUEST, &name(leader), &name(follower));
         let request = trace.named(names::REQUEST).next().expect("it is whole");
-        for (field, value) in [("door", "rest"), ("verb", "create"), ("resource", "configmaps"), ("namespace", "default"), ("code", "201")] {
+        for (field, value) in [("door", "rest"), ("verb", "create"), ("resource", "configmaps"), ("namespace", "default"), ("code", "201")]
+        {
             assert_eq!(request.fields.get(field).map(String::as_str), Some(value), "{field} of {trace}");
         }
     }

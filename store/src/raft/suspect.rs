@@ -26,10 +26,13 @@ const PROBE: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(5);
 
 /// The others need this long to come to the same conclusion: a vote that is asked for earlier is refused.
-const AGREE: Duration = Duration::from_millis(25);
+const AGREE: Duration = Duration::from_millis(30);
 
 /// If the first in turn has not won in this time, the next one stands.
-const TURN: Duration = Duration::from_millis(250);
+const TURN: Duration = Duration::from_millis(150);
+
+/// After so many rounds without a leader the election timeout takes over.
+const ROUNDS: usize = 3;
 
 /// Called when the stream of entries from a leader has ended.
 pub(super) async fn leader_may_have_died(inner: Arc<Inner>) {
@@ -46,17 +49,16 @@ pub(super) async fn leader_may_have_died(inner: Arc<Inner>) {
         return;
     }
     tracing::info!(leader, term = seen.current_term, "the leader's process has died");
-    for heir in heirs {
-        if inner.stopped() || inner.raft.metrics().borrow_watched().vote != seen.vote {
-            return;
-        }
-        if heir == me {
+    for heir in heirs.iter().cycle().take(heirs.len() * ROUNDS) {
+        if *heir == me {
             inner.env.sleep(AGREE).await;
         }
-        succeed(&inner, seen.vote, heir).await;
-        if heir == me {
+        let now = inner.raft.metrics().borrow_watched().clone();
+        let succeeded = now.current_leader.is_some() && now.current_term > seen.current_term;
+        if inner.stopped() || succeeded {
             return;
         }
+        succeed(&inner, now.vote, *heir).await;
         inner.env.sleep(TURN).await;
     }
 }
