@@ -19,12 +19,15 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use super::{CONNECT, CONNECTION_WINDOW, Lane, PING_EVERY, PING_TIMEOUT, PeerTls, STREAM_WINDOW, row};
 
+/// Where a client was connected to, and the client.
+type Connection = (String, PeerClient<Channel>);
+
 /// [`PeerNet`] over gRPC.
 #[derive(Debug)]
 pub struct TonicPeerNet {
     tls: Option<PeerTls>,
     /// By peer and lane; the address is kept to notice that a member has moved.
-    connections: Mutex<BTreeMap<(MemberId, Lane), (String, PeerClient<Channel>)>>,
+    connections: Mutex<BTreeMap<(MemberId, Lane), Connection>>,
 }
 
 impl TonicPeerNet {
