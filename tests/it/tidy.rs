@@ -32,9 +32,9 @@ fn root() -> PathBuf {
 }
 
 fn rust_files(dir: &Path, into: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+    for entry in fs::read_dir(dir).expect("a folder of the tree can be read") {
+        let path = entry.expect("its entries, too").path();
+        let name = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
         if path.is_dir() && !name.starts_with('.') && name != "target" {
             rust_files(&path, into);
         } else if name.ends_with(".rs") {
@@ -50,8 +50,8 @@ fn all_rust_files() -> Vec<(String, String)> {
     files
         .into_iter()
         .map(|path| {
-            let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
-            (name, fs::read_to_string(path).unwrap())
+            let name = path.strip_prefix(root()).expect("it lies in the root").to_string_lossy().into_owned();
+            (name, fs::read_to_string(path).expect("sources are UTF-8"))
         })
         .collect()
 }
