@@ -75,6 +75,20 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
+/// All files below a folder with their sizes.
+fn listing(dir: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match std::fs::metadata(&path) {
+            Ok(meta) if meta.is_dir() => files.extend(listing(&path)),
+            Ok(meta) => assert_eq!(files.insert(path, meta.len()), None),
+            Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::NotFound),
+        }
+    }
+    files
+}
+
 impl Lab for RocksLab {
     type E = RocksEngine;
 
@@ -92,7 +106,15 @@ impl Lab for RocksLab {
         let from = self.dir.path().join(self.life.to_string());
         self.life += 1;
         let to = self.dir.path().join(self.life.to_string());
-        copy_all(&from, &to);
+        // The database writes and removes files in the background. A copy that it did so under is of no one moment, as a crash would be.
+        loop {
+            let before = listing(&from);
+            copy_all(&from, &to);
+            if listing(&from) == before {
+                break;
+            }
+            std::fs::remove_dir_all(&to).unwrap();
+        }
         self.engine = RocksEngine::open(&to, small()).unwrap();
     }
 
