@@ -198,3 +198,55 @@ fn txn_weight(txn: &Txn) -> usize {
     });
     compares + ops.sum::<usize>()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    /// A batch of commands that belong to these traces, by number and whether somebody records it.
+    fn batch(traces: &[Option<(u8, bool)>]) -> Vec<Pending> {
+        let budget = Arc::new(Semaphore::new(64));
+        let pending = |trace: &Option<(u8, bool)>| Pending {
+            command: Command::LeaseRevoke { id: kontiki_base::LeaseId::new(1) },
+            bytes: 10,
+            answer: oneshot::channel().0,
+            trace: trace.and_then(|(n, sampled)| TraceContext::new([n; 16], [n; 8], sampled.into())),
+            _permit: Arc::clone(&budget).try_acquire_owned().unwrap(),
+        };
+        traces.iter().map(pending).collect()
+    }
+
+    /// The span of a batch as it is exported, if it is, and whether the entry carries it.
+    fn exported(traces: &[Option<(u8, bool)>]) -> (Option<SpanData>, bool) {
+        let exporter = InMemorySpanExporter::default();
+        let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+        let carried = tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let span = span_of(&batch(traces));
+            trace::of(&span).is_some_and(TraceContext::sampled)
+        });
+        (exporter.get_finished_spans().unwrap().pop(), carried)
+    }
+
+    #[test]
+    fn a_batch_is_the_child_of_the_first_that_is_recorded_and_linked_to_the_others() {
+        let (span, carried) = exported(&[None, Some((1, false)), Some((2, true)), Some((3, true))]);
+        let span = span.unwrap();
+        assert!(carried);
+        assert_eq!((span.span_context.trace_id().to_bytes(), span.parent_span_id.to_bytes()), ([2; 16], [2; 8]));
+        assert_eq!(span.links.iter().map(|link| link.span_context.trace_id().to_bytes()).collect::<Vec<_>>(), [[3; 16]]);
+        let text = |key: &str| span.attributes.iter().find(|a| a.key.as_str() == key).map(|a| a.value.to_string());
+        assert_eq!((text("commands").as_deref(), text("bytes").as_deref()), (Some("4"), Some("40")));
+    }
+
+    #[test]
+    fn nobody_records_a_batch_of_those_who_are_not_recorded() {
+        let (span, carried) = exported(&[Some((1, false)), None]);
+        assert!(span.is_none() && !carried);
+        let (span, carried) = exported(&[None]);
+        assert!(span.is_some_and(|s| s.parent_span_id.to_bytes() == [0; 8]) && carried, "the store's own work is a trace of its own");
+    }
+}
