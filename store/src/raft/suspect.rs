@@ -2,7 +2,7 @@
 //!
 //! When a process dies its system closes its connections, and from then on refuses new ones: while a machine that is only slow, or cut off,
 //! refuses nothing. So a follower whose stream of entries ends asks the leader's port, and takes one answer only for a death: refused. Then
-//! it forgets the leader's lease, and the surviving voters stand for election in turn, the one with the smallest id first. This costs no
+//! it forgets the leader's lease, and the surviving voters stand for election in turn, the one with the longest log first. This costs no
 //! safety: votes are given by the usual rules, and a false alarm is an election that was not needed. Everything else (a silent machine, a
 //! partition) is left to the election timeout.
 
@@ -13,14 +13,18 @@ use bytes::Bytes;
 use kontiki_base::ids::MemberId;
 use kontiki_base::net::{NetError, PeerRpc};
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::raft::TransferLeaderRequest;
+use openraft::raft::{TransferLeaderRequest, VoteRequest};
 
 use super::network::within;
 use super::node::Inner;
 use super::types::Vote;
+use super::wire;
 
 /// A port that has not answered in this time has not refused.
 const PROBE: Duration = Duration::from_millis(500);
+
+/// A survivor that has not said in this time how long its log is comes last.
+const ASK: Duration = Duration::from_millis(100);
 
 /// Between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(5);
@@ -44,11 +48,17 @@ pub(super) async fn leader_may_have_died(inner: Arc<Inner>) {
     if within(&*inner.env, PROBE, port_is_closed(&inner, leader, peer.address())).await != Some(true) {
         return;
     }
-    let heirs = heirs(membership.voter_ids(), leader);
-    if !heirs.contains(&me) {
+    let survivors: Vec<u64> = membership.voter_ids().filter(|voter| *voter != leader).collect();
+    if !survivors.contains(&me) {
         return;
     }
     tracing::info!(leader, term = seen.current_term, "the leader's process has died");
+    let question = wire::vote_request(&VoteRequest::new(Vote::new(seen.current_term + 1, me), None));
+    let logs = survivors.iter().map(|voter| {
+        let addr = membership.get_node(voter).map(|peer| peer.address().to_owned()).unwrap_or_default();
+        end_of_log(&inner, *voter, addr, question.clone())
+    });
+    let heirs = heirs(futures::future::join_all(logs).await);
     for heir in heirs.iter().cycle().take(heirs.len() * ROUNDS) {
         if *heir == me {
             inner.env.sleep(AGREE).await;
@@ -75,11 +85,21 @@ async fn port_is_closed(inner: &Inner, leader: u64, addr: &str) -> bool {
     }
 }
 
-/// The voters that may follow `leader`, in turn.
-fn heirs(voters: impl Iterator<Item = u64>, leader: u64) -> Vec<u64> {
-    let mut heirs: Vec<u64> = voters.filter(|voter| *voter != leader).collect();
-    heirs.sort_unstable();
-    heirs
+/// A voter and the last entry of its log, by index; `None` if it does not say. Asks by a pre-vote, which changes nothing.
+async fn end_of_log(inner: &Inner, voter: u64, addr: String, question: Bytes) -> (u64, Option<u64>) {
+    if voter == inner.id.get() {
+        return (voter, inner.raft.metrics().borrow_watched().last_log_index);
+    }
+    let answer = within(&*inner.env, ASK, inner.net.call(MemberId::new(voter), &addr, PeerRpc::PreVote, question)).await;
+    let answer = answer.and_then(Result::ok).and_then(|body| wire::decode(body, wire::get_vote_response).ok());
+    (voter, answer.and_then(|answer| answer.last_log_id).map(|id| id.index))
+}
+
+/// The voters in the order in which they stand: the longest log first, since the others would refuse it nothing; then by id. All survivors
+/// come to the same order, because nobody appends while there is no leader.
+fn heirs(mut logs: Vec<(u64, Option<u64>)>) -> Vec<u64> {
+    logs.sort_unstable_by_key(|(voter, last)| (std::cmp::Reverse(*last), *voter));
+    logs.into_iter().map(|(voter, _)| voter).collect()
 }
 
 /// Forgets the leader's lease; stands for election if `heir` is this member.
@@ -98,8 +118,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_survivor_has_the_same_turn_everywhere() {
-        assert_eq!(heirs([3, 1, 2].into_iter(), 1), [2, 3]);
-        assert_eq!(heirs([5].into_iter(), 5), [0; 0]);
+    fn the_longest_log_stands_first() {
+        assert_eq!(heirs(vec![(3, Some(7)), (1, Some(6)), (2, Some(7))]), [2, 3, 1]);
+        assert_eq!(heirs(vec![(1, None), (2, Some(0))]), [2, 1], "who does not answer comes last");
     }
 }
