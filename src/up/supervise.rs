@@ -20,7 +20,7 @@ const RESTART_MIN: Duration = Duration::from_millis(100);
 const RESTART_MAX: Duration = Duration::from_secs(5);
 
 /// A child that lived this long starts again without delay.
-const HEALTHY: Duration = Duration::from_secs(10);
+const HEALTHY: Duration = Duration::from_secs(2);
 
 /// How long a child may take to end before it is killed.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
