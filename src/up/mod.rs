@@ -159,6 +159,8 @@ async fn join(tasks: Vec<tokio::task::JoinHandle<Result<()>>>) {
 /// Starts this very command again as a process of its own, and waits until it reports a cluster that is ready.
 async fn detach(args: &UpArgs, layout: &Layout) -> Result<()> {
     layout.lock().context("is it running already? `kontiki status` shows it")?;
+    // Says here, where somebody reads it, what the supervisor would say in its log.
+    choose_runtime(args.runtime)?;
     let log_path = layout.log("up");
     let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path);
     let log = log.with_context(|| format!("cannot write {}", log_path.display()))?;
