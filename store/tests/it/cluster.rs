@@ -96,7 +96,14 @@ async fn any_member_answers_and_a_leader_can_go() {
     assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
     let mut cluster = ClusterClient::new(channel(&stores[follower]).await);
     let add = pb::MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:9".into()], is_learner: true };
-    let added = cluster.member_add(add).await.unwrap().into_inner();
+    // Members that have just started still tell the cluster so, one change at a time: a client tries again, as after any Unavailable.
+    let added = loop {
+        match cluster.member_add(add.clone()).await {
+            Ok(added) => break added.into_inner(),
+            Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
     assert_eq!((added.members.len(), added.member.as_ref().map(|m| m.is_learner)), (4, Some(true)));
     let id_of_learner = added.member.unwrap().id;
     let left = cluster.member_remove(pb::MemberRemoveRequest { id: id_of_learner }).await.unwrap().into_inner();
