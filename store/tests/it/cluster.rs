@@ -60,6 +60,19 @@ async fn put(kv: &dyn Kv, key: &str) -> Result<Revision, KvError> {
     Ok(kv.txn(Txn { success: vec![Op::Put(put)], ..Txn::default() }, None).await?.revision)
 }
 
+/// Adds a learner that is not there. Members that have just started still tell the cluster so, one change at a time: a client tries
+/// again, as after any Unavailable.
+async fn add_learner(cluster: &mut ClusterClient<Channel>) -> pb::MemberAddResponse {
+    let add = pb::MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:9".into()], is_learner: true };
+    loop {
+        match cluster.member_add(add.clone()).await {
+            Ok(added) => return added.into_inner(),
+            Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_member_answers_and_a_leader_can_go() {
     let dir = tempfile::tempdir().unwrap();
@@ -95,15 +108,7 @@ async fn any_member_answers_and_a_leader_can_go() {
     }
     assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
     let mut cluster = ClusterClient::new(channel(&stores[follower]).await);
-    let add = pb::MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:9".into()], is_learner: true };
-    // Members that have just started still tell the cluster so, one change at a time: a client tries again, as after any Unavailable.
-    let added = loop {
-        match cluster.member_add(add.clone()).await {
-            Ok(added) => break added.into_inner(),
-            Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let added = add_learner(&mut cluster).await;
     assert_eq!((added.members.len(), added.member.as_ref().map(|m| m.is_learner)), (4, Some(true)));
     let id_of_learner = added.member.unwrap().id;
     let left = cluster.member_remove(pb::MemberRemoveRequest { id: id_of_learner }).await.unwrap().into_inner();
