@@ -3,8 +3,10 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -151,6 +153,30 @@ impl Layout {
     }
 }
 
+/// Held from the choice of ports until the processes listen on them: two clusters that start at once would choose the same.
+/// Waits for its turn, and says so when that takes long.
+pub(crate) async fn turn() -> Result<Flock<fs::File>> {
+    turn_at(&std::env::temp_dir().join(format!("kontiki-up-{}.lock", nix::unistd::getuid()))).await
+}
+
+async fn turn_at(path: &Path) -> Result<Flock<fs::File>> {
+    let mut tries = 0_u32;
+    loop {
+        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((_, Errno::EWOULDBLOCK)) => {}
+            Err((_, errno)) => bail!("cannot lock {}: {errno}", path.display()),
+        }
+        tries += 1;
+        if tries == 40 {
+            eprintln!("waiting for another `kontiki up` on this machine to finish starting");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 impl State {
     /// A new cluster: names, and ports that are free now.
     pub(crate) fn plan(servers: usize, nodes: usize, runtime: &str) -> Result<Self> {
@@ -226,6 +252,18 @@ mod tests {
         ports.sort_unstable();
         ports.dedup();
         assert_eq!((ports.len(), count), (12, 12));
+    }
+
+    #[tokio::test]
+    async fn clusters_start_one_after_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("turn");
+        let first = turn_at(&path).await.unwrap();
+        let second = tokio::spawn(async move { turn_at(&path).await.map(drop) });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(!second.is_finished());
+        drop(first);
+        second.await.unwrap().unwrap();
     }
 
     #[test]

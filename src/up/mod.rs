@@ -23,6 +23,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use nix::fcntl::Flock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -42,8 +43,9 @@ pub(crate) async fn run(args: &UpArgs, otlp_endpoint: Option<&str>) -> Result<()
         return detach(args, &layout).await;
     }
     let lock = layout.lock()?;
+    let turn = layout::turn().await?;
     let state = prepare(args, &layout).await?;
-    let outcome = supervise_all(args, &layout, state, otlp_endpoint).await;
+    let outcome = supervise_all(args, &layout, state, otlp_endpoint, turn).await;
     drop(lock);
     outcome
 }
@@ -87,14 +89,14 @@ fn choose_runtime(wanted: Runtime) -> Result<&'static str> {
     }
 }
 
-async fn supervise_all(args: &UpArgs, layout: &Layout, state: State, otlp_endpoint: Option<&str>) -> Result<()> {
+async fn supervise_all(args: &UpArgs, layout: &Layout, state: State, otlp: Option<&str>, turn: Flock<std::fs::File>) -> Result<()> {
     let identities = Identities::issue(layout, &state)?;
     kubeconfig::write(layout, &state, &identities.authority, &identities.admin)?;
     let testbed = match state.runtime.as_str() {
         "cri" => Some(testbed(layout, &state).await?),
         _ => None,
     };
-    let specs = plan::specs(layout, &state, &identities, testbed.as_ref(), otlp_endpoint)?;
+    let specs = plan::specs(layout, &state, &identities, testbed.as_ref(), otlp)?;
     let book = Book::new(layout.clone(), state.clone());
     let (stop, stopped) = watch::channel(false);
     let (agents, servers): (Vec<_>, Vec<_>) = specs.into_iter().partition(|spec| spec.name.starts_with("node-"));
@@ -109,6 +111,7 @@ async fn supervise_all(args: &UpArgs, layout: &Layout, state: State, otlp_endpoi
     tokio::select! {
         ready = ready::wait(layout, &state, args.timeout) => match ready {
             Ok(report) => {
+                drop(turn);
                 report.print(layout, &state);
                 tokio::select! {
                     () = signals.wait() => {}

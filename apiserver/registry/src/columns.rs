@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn golden_tables() {
-        let now = crate::times::parse_instant(NOW).unwrap().0;
+        let now = crate::time::instant(NOW).unwrap().0;
         let mut seen = 0;
         for line in include_str!("../tests/golden/kinds.jsonl").lines() {
             let case: Value = serde_json::from_str(line).unwrap();

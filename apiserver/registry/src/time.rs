@@ -5,6 +5,9 @@ use jiff::{SignedDuration, Timestamp};
 
 const NANOS: i128 = 1_000_000_000;
 
+/// The seconds since the Unix epoch that RFC 3339 can write: the years 1 to 9999.
+pub const WRITABLE: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
 /// The time of a text in nanoseconds since the Unix epoch.
 fn nanos(text: &str) -> Option<i128> {
     match text.parse::<Timestamp>() {
@@ -37,6 +40,21 @@ pub fn format(seconds: i64) -> String {
     civil(i128::from(seconds) * NANOS).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// Seconds since the Unix epoch and nanoseconds within the second; `None` if the text is no time.
+pub fn instant(text: &str) -> Option<(i64, u32)> {
+    let nanos = nanos(text)?;
+    Some((i64::try_from(nanos.div_euclid(NANOS)).ok()?, u32::try_from(nanos.rem_euclid(NANOS)).ok()?))
+}
+
+/// `2006-01-02T15:04:05.000000Z`, as a `metav1.MicroTime` is written.
+pub fn format_micro(seconds: i64, nanos: i32) -> String {
+    micro(i128::from(seconds) * NANOS + i128::from(nanos))
+}
+
+fn micro(nanos: i128) -> String {
+    civil(nanos).strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+}
+
 /// What a `metav1.Time` becomes when it is decoded and written again; `None` if it is no time.
 pub fn normalize(text: &str) -> Option<String> {
     parse(text).map(format)
@@ -44,7 +62,7 @@ pub fn normalize(text: &str) -> Option<String> {
 
 /// What a `metav1.MicroTime` becomes: exactly six digits of fraction.
 pub fn normalize_micro(text: &str) -> Option<String> {
-    nanos(text).map(|n| civil(n).strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string())
+    nanos(text).map(micro)
 }
 
 #[cfg(test)]
@@ -63,5 +81,10 @@ mod tests {
         }
         assert_eq!(format(i64::MAX), "9999-12-31T23:59:59Z");
         assert_eq!(parse("1970-01-01T00:01:00Z"), Some(60));
+        assert_eq!(format(*WRITABLE.start()), "0001-01-01T00:00:00Z");
+        assert_eq!(format(*WRITABLE.end()), "9999-12-31T23:59:59Z");
+        assert_eq!(instant("1970-01-01T00:00:01.25Z"), Some((1, 250_000_000)));
+        assert_eq!(instant("1969-12-31T23:59:59.5Z"), Some((-1, 500_000_000)));
+        assert_eq!(format_micro(1, 250_000_000), "1970-01-01T00:00:01.250000Z");
     }
 }

@@ -1,30 +1,10 @@
-//! Spans of time as text: ages as `kubectl get` prints them, and Go's duration notation; instants as seconds and nanoseconds.
+//! Spans of time as text: ages as `kubectl get` prints them, and Go's duration notation. Instants are in [`crate::time`].
 
-use jiff::Timestamp;
-use jiff::tz::Offset;
+use crate::time;
 
 const SECOND: i64 = 1_000_000_000;
 const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
-
-/// An RFC 3339 instant as seconds since the Unix epoch and nanoseconds within the second; `None` if it is no instant.
-pub fn parse_instant(text: &str) -> Option<(i64, u32)> {
-    let nanos = text.parse::<Timestamp>().ok()?.as_nanosecond();
-    let seconds = i64::try_from(nanos.div_euclid(i128::from(SECOND))).ok()?;
-    Some((seconds, nanos.rem_euclid(i128::from(SECOND)) as u32))
-}
-
-/// RFC 3339 in UTC with whole seconds; `None` outside the years that can be written.
-pub fn format_seconds(seconds: i64) -> Option<String> {
-    let at = Timestamp::from_second(seconds).ok()?;
-    Some(Offset::UTC.to_datetime(at).strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
-}
-
-/// RFC 3339 in UTC with six digits of fraction; `None` outside the years that can be written.
-pub fn format_micros(seconds: i64, nanos: i32) -> Option<String> {
-    let at = Timestamp::new(seconds, nanos).ok()?;
-    Some(Offset::UTC.to_datetime(at).strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string())
-}
 
 /// How long ago, as a person wants to read it: two units at most, coarser with growing age.
 /// The steps are those of `k8s.io/apimachinery/pkg/util/duration.HumanDuration`.
@@ -52,7 +32,7 @@ fn two(major: i64, major_unit: &str, minor: i64, minor_unit: &str) -> String {
 
 /// The age of an RFC 3339 instant at `now` (seconds since the epoch). Empty or absent is `<unknown>`.
 pub fn age(text: &str, now: i64) -> String {
-    match parse_instant(text) {
+    match time::instant(text) {
         None => "<unknown>".into(),
         Some((then, nanos)) => {
             // Truncation towards zero of (now - then), where then may have a fraction.
@@ -187,13 +167,5 @@ mod tests {
         for bad in ["", "-", "1", "1x", ".s", "1.2.3s", "s", "9999999h", "99999999999999999999h"] {
             assert_eq!(parse_go_duration(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn instants_keep_their_fraction() {
-        assert_eq!(parse_instant("1970-01-01T00:00:01.25Z"), Some((1, 250_000_000)));
-        assert_eq!(parse_instant("1969-12-31T23:59:59.5Z"), Some((-1, 500_000_000)));
-        assert_eq!(format_micros(1, 250_000_000).as_deref(), Some("1970-01-01T00:00:01.250000Z"));
-        assert_eq!(format_seconds(i64::MAX), None);
     }
 }

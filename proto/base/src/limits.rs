@@ -38,7 +38,6 @@ limits! {
     RAFT_APPLY_CHUNK: usize = 512 => "the rest of the entries is applied in the next write batch";
     RAFT_APPLY_CHUNK_BYTES: usize = 4 << 20 => "the rest of the entries is applied in the next write batch";
     RAFT_APPLY_QUEUE: usize = 4 => "consensus waits for the apply thread";
-    PEER_STREAM_QUEUE: usize = 64 => "the sender waits";
     PEER_MESSAGE_BYTES: usize = 64 << 20 => "the message is refused and its stream ends";
     SNAPSHOT_CHUNK_BYTES: usize = 1 << 20 => "the file goes on in the next chunk";
     // API server

@@ -85,6 +85,28 @@ pub trait PeerReceiver: Send {
     fn recv(&mut self) -> BoxFuture<'_, Option<Result<Bytes, NetError>>>;
 }
 
+/// A [`PeerStream`] of two halves that know nothing of each other, as most transports have it.
+pub struct Halves<S, R> {
+    /// Where messages go.
+    pub sender: S,
+    /// Where they come from.
+    pub receiver: R,
+}
+
+impl<S: PeerSender + 'static, R: PeerReceiver + 'static> PeerStream for Halves<S, R> {
+    fn send(&mut self, body: Bytes) -> BoxFuture<'_, Result<(), NetError>> {
+        self.sender.send(body)
+    }
+
+    fn recv(&mut self) -> BoxFuture<'_, Option<Result<Bytes, NetError>>> {
+        self.receiver.recv()
+    }
+
+    fn split(self: Box<Self>) -> (Box<dyn PeerSender>, Box<dyn PeerReceiver>) {
+        (Box::new(self.sender), Box::new(self.receiver))
+    }
+}
+
 /// How a member reaches the others. Deadlines are the implementation's: a call always ends.
 pub trait PeerNet: Send + Sync + 'static {
     /// One message there, one back.

@@ -8,7 +8,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use kontiki_base::BoxFuture;
 use kontiki_base::ids::MemberId;
 use kontiki_base::limits;
-use kontiki_base::net::{NetError, PeerNet, PeerReceiver, PeerRpc, PeerSender, PeerStream};
+use kontiki_base::net::{Halves, NetError, PeerNet, PeerReceiver, PeerRpc, PeerSender, PeerStream};
 use kontiki_proto::peer::Frame;
 use kontiki_proto::peer::peer_client::PeerClient;
 use tokio::sync::mpsc;
@@ -124,18 +124,13 @@ impl PeerNet for TonicPeerNet {
             match timeout(limit, client.stream(ReceiverStream::new(requests))).await {
                 Ok(Ok(response)) => {
                     let (sender, receiver) = (Sender { to, rpc: number, frames: sender }, Receiver { to, frames: response.into_inner() });
-                    Ok(Box::new(Stream { sender, receiver }) as Box<dyn PeerStream>)
+                    Ok(Box::new(Halves { sender, receiver }) as Box<dyn PeerStream>)
                 }
                 Ok(Err(status)) => Err(failure(to, &status)),
                 Err(_) => Err(NetError::Timeout { to }),
             }
         })
     }
-}
-
-struct Stream {
-    sender: Sender,
-    receiver: Receiver,
 }
 
 struct Sender {
@@ -166,19 +161,5 @@ impl PeerReceiver for Receiver {
                 Err(status) => Some(Err(failure(self.to, &status))),
             }
         })
-    }
-}
-
-impl PeerStream for Stream {
-    fn send(&mut self, body: Bytes) -> BoxFuture<'_, Result<(), NetError>> {
-        self.sender.send(body)
-    }
-
-    fn recv(&mut self) -> BoxFuture<'_, Option<Result<Bytes, NetError>>> {
-        self.receiver.recv()
-    }
-
-    fn split(self: Box<Self>) -> (Box<dyn PeerSender>, Box<dyn PeerReceiver>) {
-        (Box::new(self.sender), Box::new(self.receiver))
     }
 }

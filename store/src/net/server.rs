@@ -7,7 +7,7 @@ use bytes::Bytes;
 use kontiki_base::BoxFuture;
 use kontiki_base::ids::MemberId;
 use kontiki_base::limits;
-use kontiki_base::net::{NetError, PeerHandler, PeerReceiver, PeerSender, PeerStream};
+use kontiki_base::net::{Halves, NetError, PeerHandler, PeerReceiver, PeerSender};
 use kontiki_proto::peer::Frame;
 use kontiki_proto::peer::peer_server::{Peer, PeerServer};
 use tokio::net::TcpListener;
@@ -105,18 +105,13 @@ impl Peer for Service {
                 return;
             };
             let sender = Sender { rpc: opening.rpc, replies: replies.clone() };
-            let stream = Stream { sender, receiver: Receiver { frames } };
+            let stream = Halves { sender, receiver: Receiver { frames } };
             if let Err(why) = handler.serve(rpc, Box::new(stream)).await {
                 let _ = replies.send(Err(Status::failed_precondition(why))).await;
             }
         });
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
-}
-
-struct Stream {
-    sender: Sender,
-    receiver: Receiver,
 }
 
 struct Sender {
@@ -148,19 +143,5 @@ impl PeerReceiver for Receiver {
                 Err(status) => Some(Err(NetError::Unreachable { to: CALLER, why: status.message().to_owned() })),
             }
         })
-    }
-}
-
-impl PeerStream for Stream {
-    fn send(&mut self, body: Bytes) -> BoxFuture<'_, Result<(), NetError>> {
-        self.sender.send(body)
-    }
-
-    fn recv(&mut self) -> BoxFuture<'_, Option<Result<Bytes, NetError>>> {
-        self.receiver.recv()
-    }
-
-    fn split(self: Box<Self>) -> (Box<dyn PeerSender>, Box<dyn PeerReceiver>) {
-        (Box::new(self.sender), Box::new(self.receiver))
     }
 }

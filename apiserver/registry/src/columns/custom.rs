@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{IncludeObject, NAME, NAME_TEXT, envelope, partial_metadata};
 use crate::columns::format::name;
-use crate::times;
+use crate::{time, times};
 
 /// One declared column.
 #[derive(Clone, Debug)]
@@ -96,7 +96,7 @@ fn cell(value: &Value, type_: &str, now: i64) -> Value {
         ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => value.clone(),
         ("string", Value::String(_)) => value.clone(),
         ("string", other) => other.to_string().into(),
-        ("date", Value::String(text)) => match times::parse_instant(text) {
+        ("date", Value::String(text)) => match time::instant(text) {
             Some(_) => times::age(text, now).into(),
             None if text.is_empty() => "<unknown>".into(),
             None => "<invalid>".into(),

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::format::{NONE, age, condition, deleting, int, is_true, name, or, text_or};
 use super::{AGE, Column, NAME, Printer, row, text, wide};
-use crate::times;
 use crate::val::{at, bool_at, list_at, str_at};
+use crate::{time, times};
 
 const COLUMNS: &[Column] = &[
     NAME,
@@ -36,7 +36,7 @@ struct Walk {
 impl Walk {
     fn restarted(&mut self, container: &Value) {
         self.restarts += int(container, &["restartCount"]);
-        let finished = times::parse_instant(str_at(container, &["lastState", "terminated", "finishedAt"])).map(|t| t.0);
+        let finished = time::instant(str_at(container, &["lastState", "terminated", "finishedAt"])).map(|t| t.0);
         self.last_restart = self.last_restart.max(finished);
     }
 }

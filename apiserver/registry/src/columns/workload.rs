@@ -7,8 +7,8 @@ use super::format::{
     text_or,
 };
 use super::{AGE, NAME, Printer, flag, int as integer, row, text, wide};
-use crate::times;
 use crate::val::{at, bool_at, list_at, str_at};
+use crate::{time, times};
 
 pub(super) fn printer(group: &str, kind: &str) -> Option<Printer> {
     Some(match (group, kind) {
@@ -153,7 +153,7 @@ fn job_completions(o: &Value) -> String {
 }
 
 fn job_duration(o: &Value, now: i64) -> String {
-    let time = |field| times::parse_instant(str_at(o, &["status", field])).map(|t| t.0);
+    let time = |field| time::instant(str_at(o, &["status", field])).map(|t| t.0);
     match (time("startTime"), time("completionTime")) {
         (None, _) => String::new(),
         (Some(start), end) => times::human(end.unwrap_or(now).saturating_sub(start)),

@@ -7,7 +7,7 @@ use serde_json::{Map, Number, Value};
 
 use super::table::{Field, Kind, Label, Message, MessageId, Shape, Table};
 use super::{DecodeError, MAGIC, MAX_DEPTH, MAX_VALUES};
-use crate::times;
+use crate::{time, times};
 
 type Result<T> = std::result::Result<T, DecodeError>;
 
@@ -164,7 +164,7 @@ impl Decoder {
                 self.fields(message, bytes, depth, &mut out)?;
                 Ok(Value::Object(out))
             }
-            Shape::Time | Shape::MicroTime => time(bytes, message.shape == Shape::MicroTime),
+            Shape::Time | Shape::MicroTime => instant(bytes, message.shape == Shape::MicroTime),
             Shape::RawJson => self.raw_json(bytes, depth),
             Shape::SchemaOrBool | Shape::SchemaOrArray | Shape::SchemaOrStrings => self.union(message, bytes, depth),
             shape => self.special(message, shape, bytes, depth),
@@ -364,7 +364,7 @@ impl Decoder {
 }
 
 /// 1 seconds, 2 nanos. All zero is the zero time, which is no time.
-fn time(bytes: &[u8], micro: bool) -> Result<Value> {
+fn instant(bytes: &[u8], micro: bool) -> Result<Value> {
     let (mut seconds, mut nanos) = (0i64, 0i32);
     let mut reader = Reader(bytes);
     while let Some((number, wire)) = reader.next()? {
@@ -377,8 +377,10 @@ fn time(bytes: &[u8], micro: bool) -> Result<Value> {
     if seconds == 0 && nanos == 0 {
         return Ok(Value::Null);
     }
-    let text = if micro { times::format_micros(seconds, nanos) } else { times::format_seconds(seconds) };
-    text.map(Value::String).ok_or(DecodeError::OutOfRange("time"))
+    if !time::WRITABLE.contains(&seconds) || !(0..1_000_000_000).contains(&nanos) {
+        return Err(DecodeError::OutOfRange("time"));
+    }
+    Ok(if micro { time::format_micro(seconds, nanos) } else { time::format(seconds) }.into())
 }
 
 fn bytes_of<'a>(field: &Field, wire: &Wire<'a>) -> Result<&'a [u8]> {

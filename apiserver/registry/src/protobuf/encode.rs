@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::table::{Field, Kind, Label, Message, MessageId, Shape, Table};
 use super::{EncodeError, MAGIC, MAX_DEPTH};
-use crate::times;
+use crate::{time, times};
 
 type Result<T> = std::result::Result<T, EncodeError>;
 
@@ -232,7 +232,7 @@ fn special(shape: Shape, value: &Value, out: &mut Vec<u8>) -> Result<()> {
             put_int(out, 1, times::parse_go_duration(text).ok_or_else(|| wrong("a duration"))?);
         }
         (Shape::Time | Shape::MicroTime, Value::String(text)) => {
-            let (seconds, nanos) = times::parse_instant(text).ok_or_else(|| wrong("an RFC 3339 time"))?;
+            let (seconds, nanos) = time::instant(text).ok_or_else(|| wrong("an RFC 3339 time"))?;
             put_int(out, 1, seconds);
             put_int(out, 2, if shape == Shape::MicroTime { i64::from(nanos / 1000 * 1000) } else { 0 });
         }

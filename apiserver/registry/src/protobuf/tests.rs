@@ -176,8 +176,8 @@ impl Maker<'_> {
                 self.fields(message, depth, &mut out);
                 Value::Object(out)
             }
-            Shape::Time => json!(crate::times::format_seconds(1 + (self.word() % 4_000_000_000) as i64).unwrap()),
-            Shape::MicroTime => json!(crate::times::format_micros(1 + (self.word() % 4_000_000_000) as i64, 123_456_000).unwrap()),
+            Shape::Time => json!(crate::time::format(1 + (self.word() % 4_000_000_000) as i64)),
+            Shape::MicroTime => json!(crate::time::format_micro(1 + (self.word() % 4_000_000_000) as i64, 123_456_000)),
             Shape::Duration => json!(crate::times::format_go_duration(self.word() as i64)),
             Shape::Quantity => json!(format!("{}m", self.word() % 1000 + 1)),
             Shape::IntOrString => {

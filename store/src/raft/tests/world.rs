@@ -9,7 +9,7 @@ use kontiki_base::BoxFuture;
 use kontiki_base::env::{Abort, Env, Mono, Task, WallMs};
 use kontiki_base::ids::{LeaseId, MemberId, Revision};
 use kontiki_base::kv::{KvError, PutReq};
-use kontiki_base::net::{NetError, PeerHandler, PeerNet, PeerReceiver, PeerRpc, PeerSender, PeerStream};
+use kontiki_base::net::{Halves, NetError, PeerHandler, PeerNet, PeerReceiver, PeerRpc, PeerSender, PeerStream};
 use kontiki_mvcc::{Command, Outcome};
 use tokio::sync::mpsc;
 
@@ -158,9 +158,9 @@ impl PeerNet for MemNet {
             }
             let (near_tx, far_rx) = pipe(me, to, rpc, &wires);
             let (far_tx, near_rx) = pipe(to, me, rpc, &wires);
-            let far = MemStream { peer: me, tx: far_tx, rx: far_rx };
+            let far = Halves { sender: Tx(me, far_tx), receiver: Rx(far_rx) };
             tokio::spawn(async move { drop(handler.serve(rpc, Box::new(far)).await) });
-            Ok(Box::new(MemStream { peer: to, tx: near_tx, rx: near_rx }) as Box<dyn PeerStream>)
+            Ok(Box::new(Halves { sender: Tx(to, near_tx), receiver: Rx(near_rx) }) as Box<dyn PeerStream>)
         })
     }
 }
@@ -193,12 +193,6 @@ fn pipe(from: MemberId, to: MemberId, rpc: PeerRpc, wires: &Arc<Mutex<Wires>>) -
     (tx, rx)
 }
 
-struct MemStream {
-    peer: MemberId,
-    tx: mpsc::Sender<Bytes>,
-    rx: mpsc::Receiver<Bytes>,
-}
-
 struct Tx(MemberId, mpsc::Sender<Bytes>);
 struct Rx(mpsc::Receiver<Bytes>);
 
@@ -211,20 +205,6 @@ impl PeerSender for Tx {
 impl PeerReceiver for Rx {
     fn recv(&mut self) -> BoxFuture<'_, Option<Result<Bytes, NetError>>> {
         Box::pin(async { self.0.recv().await.map(Ok) })
-    }
-}
-
-impl PeerStream for MemStream {
-    fn send(&mut self, body: Bytes) -> BoxFuture<'_, Result<(), NetError>> {
-        Box::pin(async { self.tx.send(body).await.map_err(|_| NetError::Unreachable { to: self.peer, why: "broken".into() }) })
-    }
-
-    fn recv(&mut self) -> BoxFuture<'_, Option<Result<Bytes, NetError>>> {
-        Box::pin(async { self.rx.recv().await.map(Ok) })
-    }
-
-    fn split(self: Box<Self>) -> (Box<dyn PeerSender>, Box<dyn PeerReceiver>) {
-        (Box::new(Tx(self.peer, self.tx)), Box::new(Rx(self.rx)))
     }
 }
 
