@@ -121,6 +121,10 @@ fn name(answer: &Answer) -> &'static str {
         Answer::Read { .. } => "read",
         Answer::CompareFailed { .. } => "compare false",
         Answer::NothingDeleted { .. } => "nothing deleted",
+        Answer::Did { .. } => "done",
+        Answer::Txn { .. } => "transaction",
+        Answer::Lease { .. } => "lease",
+        Answer::Compacted { .. } => "compacted",
         Answer::Unknown { .. } => "unknown",
         Answer::Refused { .. } => "refused",
     }

@@ -83,7 +83,7 @@ pub async fn client(run: Arc<Run>, id: u16) -> Result<Vec<Op>> {
             Answer::Unknown { .. } | Answer::Refused { .. } => {
                 tokio::time::sleep(Duration::from_millis(rng.random_range(2..20))).await;
             }
-            Answer::CompareFailed { .. } | Answer::NothingDeleted { .. } => {}
+            _ => {}
         }
         let failed = matches!(answer, Answer::Unknown { .. } | Answer::Refused { .. });
         ops.push(Op { client: id, member, call, ret, ask, answer });
@@ -112,6 +112,7 @@ async fn perform(kv: &mut KvClient<Channel>, ask: &Ask) -> Answer {
         Ask::Put { key, value } => put(kv, key, value).await,
         Ask::Cas { key, expect, value } => cas(kv, key, *expect, value).await,
         Ask::Delete { key } => delete(kv, key).await,
+        other => return Answer::Refused { why: format!("this client does not ask {other:?}") },
     };
     outcome.unwrap_or_else(|status| failed(ask, &status))
 }
@@ -189,7 +190,9 @@ pub async fn changes(url: &str) -> Result<Vec<Change>> {
         for event in &response.events {
             let kv = event.kv.as_ref().context("an event has a key")?;
             let value = (event.r#type() == EventType::Put).then(|| String::from_utf8_lossy(&kv.value).into_owned());
-            changes.push(Change { revision: kv.mod_revision, key: String::from_utf8_lossy(&kv.key).into_owned(), value });
+            let key = String::from_utf8_lossy(&kv.key).into_owned();
+            let (create, version, lease) = (kv.create_revision, kv.version, kv.lease);
+            changes.push(Change { revision: kv.mod_revision, key, value, create, version, lease });
         }
         if !response.created && revision(response.header.as_ref()) >= until {
             return Ok(changes);
