@@ -177,7 +177,11 @@ fn weight(command: &Command) -> usize {
         Command::Put(put) => put_weight(put),
         Command::Delete(delete) => delete.range.start.len() * 2,
         Command::Txn { txn, .. } => txn_weight(txn),
-        Command::LeaseGrant { .. } | Command::LeaseRevoke { .. } | Command::LeaseExpire { .. } | Command::Compact { .. } => 0,
+        Command::LeaseGrant { .. }
+        | Command::LeaseRevoke { .. }
+        | Command::LeaseExpire { .. }
+        | Command::Compact { .. }
+        | Command::Alarm { .. } => 0,
     }
 }
 

@@ -10,6 +10,7 @@
 use kontiki_base::ids::LogPos;
 use kontiki_base::kv::KvError;
 
+use crate::alarm;
 use crate::command::{Command, Outcome, Reply};
 use crate::lease;
 use crate::ops;
@@ -46,6 +47,7 @@ fn run(writer: &mut Writer<'_>, at: LogPos, cmd: &Command) -> Result<Reply, Read
         }
         _ => validate::well_formed(cmd)?,
     }
+    alarm::allows(&alarm::list(&writer.view())?, cmd)?;
     Ok(match cmd {
         Command::Put(req) => Reply::Put(ops::put(writer, req)?),
         Command::Delete(req) => Reply::Delete(ops::delete(writer, req)?),
@@ -59,5 +61,6 @@ fn run(writer: &mut Writer<'_>, at: LogPos, cmd: &Command) -> Result<Reply, Read
             ops::compact(writer, *revision)?;
             Reply::Compact
         }
+        Command::Alarm { raise, alarm } => Reply::Alarm(alarm::change(writer, *raise, *alarm)?),
     })
 }

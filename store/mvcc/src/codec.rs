@@ -5,10 +5,11 @@
 //! nothing, and is total: anything that `encode` did not write is an error.
 
 use bytes::{BufMut, Bytes};
-use kontiki_base::ids::{LeaseId, Revision, Term};
+use kontiki_base::ids::{LeaseId, MemberId, Revision, Term};
 use kontiki_base::key::{KeyRange, RangeEnd};
 use kontiki_base::kv::{Compare, CompareOp, CompareTarget, Consistency, DeleteReq, Op, PutReq, RangeReq, SortOrder, SortTarget, Txn};
 
+use crate::alarm::{Alarm, AlarmKind};
 use crate::command::Command;
 use crate::validate::MAX_TXN_DEPTH;
 
@@ -95,6 +96,7 @@ const LEASE_GRANT: u8 = 5;
 const LEASE_REVOKE: u8 = 6;
 const COMPACT: u8 = 7;
 const LEASE_EXPIRE: u8 = 8;
+const ALARM: u8 = 9;
 const RANGE: u8 = 8;
 
 const END_SINGLE: u8 = 0;
@@ -153,6 +155,12 @@ fn put_command(out: &mut Vec<u8>, command: &Command) {
         Command::Compact { revision } => {
             out.put_u8(COMPACT);
             put_i64(out, revision.get());
+        }
+        Command::Alarm { raise, alarm } => {
+            out.put_u8(ALARM);
+            out.put_u8(flags([*raise, alarm.automatic, false]));
+            out.put_u8(index(AlarmKind::ALL, alarm.kind));
+            put_u64(out, alarm.member.get());
         }
     }
 }
@@ -374,6 +382,11 @@ impl Input {
             LEASE_REVOKE => Command::LeaseRevoke { id: LeaseId(self.i64()?) },
             LEASE_EXPIRE => Command::LeaseExpire { id: LeaseId(self.i64()?), term: Term(self.u64()?) },
             COMPACT => Command::Compact { revision: Revision(self.i64()?) },
+            ALARM => {
+                let [raise, automatic, _] = self.flags(0b11)?;
+                let kind = self.one_of("alarm", AlarmKind::ALL)?;
+                Command::Alarm { raise, alarm: Alarm { kind, automatic, member: MemberId(self.u64()?) } }
+            }
             tag => return Err(DecodeError::Tag { what: "command", tag }),
         })
     }

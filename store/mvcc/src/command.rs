@@ -1,5 +1,6 @@
 //! Everything that a Raft entry can carry, and what comes of it.
 
+use crate::alarm::Alarm;
 use kontiki_base::ids::{LeaseId, Revision, Term};
 use kontiki_base::kv::{DeleteReq, DeleteRes, Event, KvError, PutReq, PutRes, Txn, TxnRes};
 
@@ -42,6 +43,13 @@ pub enum Command {
         /// History is kept from here on.
         revision: Revision,
     },
+    /// Raise an alarm, or take it back.
+    Alarm {
+        /// Raise it; else take it back.
+        raise: bool,
+        /// Which.
+        alarm: Alarm,
+    },
 }
 
 /// What a command answers.
@@ -64,6 +72,8 @@ pub enum Reply {
     LeaseRevoke,
     /// To [`Command::Compact`].
     Compact,
+    /// To [`Command::Alarm`]: the alarm as it stands, or as it stood before it was taken back; nothing if there was none to take back.
+    Alarm(Option<Alarm>),
 }
 
 /// What came of a command.

@@ -56,7 +56,7 @@ impl Hash64 {
     }
 }
 
-/// A hash of everything that can be read: both revisions, keys with the history that is kept, leases, users. Members and the other single
+/// A hash of everything that can be read: both revisions, keys with the history that is kept, leases, users, alarms. Members and the other single
 /// facts belong to consensus and may differ while it is under way.
 pub fn state_hash(view: &dyn View) -> Result<u64, ViewError> {
     let mut hash = Hash64::default();
@@ -75,6 +75,7 @@ pub fn state_hash(view: &dyn View) -> Result<u64, ViewError> {
             hash.bytes(&value);
         }
     }
+    hash.bytes(&view.get(Space::Sys, keys::SYS_ALARMS)?.unwrap_or_default());
     Ok(hash.finish())
 }
 

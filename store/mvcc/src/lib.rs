@@ -10,12 +10,15 @@
 //! | [`mod@range`] | reading, now or as of an old revision |
 //! | [`mod@history`] | replaying changes for a watch |
 //! | [`lease`] | which leases there are |
+//! | [`alarm`] | what the cluster has agreed to refuse |
 //! | [`compact`] | removing what nobody can read any more |
 //! | [`hash`] | comparing the states of members |
+//! | [`span`] | … a part at a time |
 //! | [`view`] | the seam to the disk: what is read, what is written |
 //! | [`keys`] | the bytes on disk |
 //! | [`local`] | the whole of it in memory, as a `Kv`, for tests |
 
+pub mod alarm;
 pub mod apply;
 pub mod codec;
 pub mod command;
@@ -27,12 +30,14 @@ pub mod lease;
 pub mod local;
 mod ops;
 pub mod range;
+pub mod span;
 pub mod state;
 pub mod txn;
 pub mod validate;
 pub mod view;
 mod write;
 
+pub use alarm::{Alarm, AlarmKind};
 pub use apply::apply;
 pub use codec::DecodeError;
 pub use command::{Command, Outcome, Reply};
@@ -40,7 +45,7 @@ pub use compact::{Progress, sweep};
 pub use hash::{KvHash, hash_kv, state_hash, verify};
 pub use history::{history, previous};
 pub use local::LocalKv;
-pub use range::range;
+pub use range::{page, range};
 pub use state::{EMPTY, NEVER_COMPACTED, ReadError, Revisions, current, get_at};
 pub use txn::read_txn;
 pub use validate::{is_read_only, validate};

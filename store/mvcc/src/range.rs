@@ -63,6 +63,43 @@ pub(crate) fn range_from(view: &dyn View, req: &RangeReq, now: Revisions) -> Res
     Ok(res)
 }
 
+/// The first `limit` keys of a range as of a revision, and whether there are more. Unlike [`range`] it does not count them: it costs as much as it
+/// returns, so that a large range can be read in pieces.
+///
+/// # Errors
+/// As for [`range`].
+pub fn page(view: &dyn View, range: &KeyRange, at: Revision, limit: usize, keys_only: bool) -> Result<(Vec<KeyValue>, bool), ReadError> {
+    if range.start.is_empty() {
+        return Err(KvError::EmptyKey.into());
+    }
+    let now = state::current(view)?;
+    let at = now.resolve(at)?;
+    let mut kvs = Vec::new();
+    if range.is_empty() {
+        return Ok((kvs, false));
+    }
+    if range.is_single() {
+        let found = if at == now.revision { state::latest(view, &range.start)? } else { state::version_at(view, &range.start, at)? };
+        kvs.extend(found);
+    } else if keys_only && at == now.revision {
+        for record in living(view, range).take(limit.saturating_add(1)) {
+            let (key, meta) = record?;
+            kvs.push(state::without_value(key, &meta));
+        }
+    } else {
+        walk_at(view, range, at, &mut |kv_key, stamp, record| {
+            kvs.extend(state::key_value(keys::user_key(kv_key)?, stamp.main, Version::decode(record)?));
+            Ok(if kvs.len() > limit { Walk::Ends } else { Walk::GoesOn })
+        })?;
+    }
+    let more = kvs.len() > limit;
+    kvs.truncate(limit);
+    if keys_only {
+        kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
+    }
+    Ok((kvs, more))
+}
+
 /// How a range is read.
 struct Plan {
     source: Source,
@@ -138,7 +175,7 @@ fn count_at(view: &dyn View, range: &KeyRange, at: Revision) -> Result<i64, View
     let mut count = 0;
     walk_at(view, range, at, &mut |_, _, _| {
         count += 1;
-        Ok(())
+        Ok(Walk::GoesOn)
     })?;
     Ok(count)
 }
@@ -183,7 +220,7 @@ fn collect_at(view: &dyn View, range: &KeyRange, at: Revision, keep: usize, reve
             kvs.extend(state::key_value(keys::user_key(kv_key)?, stamp.main, version));
         }
         count += 1;
-        Ok(())
+        Ok(Walk::GoesOn)
     })?;
     if reverse {
         kvs.reverse();
@@ -193,7 +230,14 @@ fn collect_at(view: &dyn View, range: &KeyRange, at: Revision, keep: usize, reve
 }
 
 /// What is called for every key that lived: its key in `Kv`, the stamp of its version, the record.
-type Found<'a> = dyn FnMut(&Bytes, Stamp, &Bytes) -> Result<(), ViewError> + 'a;
+type Found<'a> = dyn FnMut(&Bytes, Stamp, &Bytes) -> Result<Walk, ViewError> + 'a;
+
+/// Whether a walk goes on after a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Walk {
+    GoesOn,
+    Ends,
+}
 
 /// Visits the keys of a range that lived at a revision, in key order.
 fn walk_at(view: &dyn View, range: &KeyRange, at: Revision, found: &mut Found<'_>) -> Result<(), ViewError> {
@@ -217,8 +261,8 @@ fn walk_at(view: &dyn View, range: &KeyRange, at: Revision, found: &mut Found<'_
             if !resolved && stamp.main <= at {
                 resolved = true;
                 steps = 0;
-                if !Version::is_tombstone(&bytes) {
-                    found(&kv_key, stamp, &bytes)?;
+                if !Version::is_tombstone(&bytes) && found(&kv_key, stamp, &bytes)? == Walk::Ends {
+                    return Ok(());
                 }
                 continue;
             }

@@ -45,7 +45,11 @@ pub(crate) fn well_formed(cmd: &Command) -> Result<(), KvError> {
         // etcd's answer to a lease without an id.
         Command::LeaseGrant { id, .. } if *id == LeaseId::ZERO => Err(KvError::LeaseNotFound),
         Command::LeaseGrant { ttl, .. } if *ttl > MAX_LEASE_TTL => Err(KvError::LeaseTtlTooLarge),
-        Command::LeaseGrant { .. } | Command::LeaseRevoke { .. } | Command::LeaseExpire { .. } | Command::Compact { .. } => Ok(()),
+        Command::LeaseGrant { .. }
+        | Command::LeaseRevoke { .. }
+        | Command::LeaseExpire { .. }
+        | Command::Compact { .. }
+        | Command::Alarm { .. } => Ok(()),
     }
 }
 

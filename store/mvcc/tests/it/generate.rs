@@ -2,10 +2,10 @@
 //! proptest makes and shrinks: zeros are the simplest commands, and a shorter tape is a shorter run.
 
 use bytes::Bytes;
-use kontiki_base::ids::{LeaseId, Revision, Term};
+use kontiki_base::ids::{LeaseId, MemberId, Revision, Term};
 use kontiki_base::key::{KeyRange, RangeEnd};
 use kontiki_base::kv::{Compare, CompareOp, CompareTarget, Consistency, DeleteReq, Op, PutReq, RangeReq, SortOrder, SortTarget, Txn};
-use kontiki_mvcc::Command;
+use kontiki_mvcc::{Alarm, AlarmKind, Command};
 
 use crate::util::TERM;
 
@@ -162,7 +162,7 @@ impl Choices {
     }
 
     pub(crate) fn command(&mut self, now: Revision) -> Command {
-        match self.below(32) {
+        match self.below(33) {
             0..12 => Command::Put(self.put()),
             12..16 => Command::Delete(DeleteReq {
                 range: if self.one_in(3) { self.range() } else { KeyRange::single(self.key()) },
@@ -176,6 +176,13 @@ impl Choices {
             28 => Command::LeaseRevoke { id: self.lease() },
             29 => Command::LeaseExpire { id: self.lease(), term: Term(TERM.get() + u64::from(self.one_in(6))) },
             30 => Command::Compact { revision: self.revision(now) },
+            32 => {
+                // Rarely raised, often taken back: most of a run is free of them.
+                let raise = self.one_in(60);
+                let (kind, member) = (self.pick(AlarmKind::ALL), MemberId(u64::from(self.below(2))));
+                let automatic = self.one_in(if raise { 2 } else { 6 });
+                Command::Alarm { raise, alarm: Alarm { kind, member, automatic } }
+            }
             _ => Command::Compact { revision: Revision(now.get() - i64::from(self.below(40))) },
         }
     }

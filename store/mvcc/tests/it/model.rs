@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kontiki_base::ids::{LeaseId, Revision};
+use kontiki_base::ids::{LeaseId, MemberId, Revision};
 use kontiki_base::key::{KeyRange, RangeEnd};
 use kontiki_base::kv::{
     Compare, CompareOp, CompareTarget, DeleteReq, DeleteRes, Event, EventKind, KeyValue, KvError, Op, OpRes, PutReq, PutRes, RangeReq,
     RangeRes, SortOrder, SortTarget, Txn, TxnRes,
 };
-use kontiki_mvcc::{Command, Outcome, Reply};
+use kontiki_mvcc::{Alarm, AlarmKind, Command, Outcome, Reply};
 
 use crate::util::TERM;
 
@@ -23,6 +23,8 @@ pub(crate) struct Model {
     /// All changes from the compact revision on.
     changes: BTreeMap<i64, Vec<Event>>,
     leases: BTreeMap<LeaseId, i64>,
+    /// Whether each alarm goes by itself.
+    alarms: BTreeMap<(AlarmKind, u64), bool>,
     revision: i64,
     compact: i64,
 }
@@ -39,6 +41,7 @@ impl Model {
             states: BTreeMap::from([(0, Arc::default()), (1, Arc::default())]),
             changes: BTreeMap::new(),
             leases: BTreeMap::new(),
+            alarms: BTreeMap::new(),
             revision: 1,
             compact: -1,
         }
@@ -61,6 +64,7 @@ impl Model {
         match command {
             Command::Put(req) => {
                 put_is_sane(req)?;
+                self.not_alarmed(true)?;
                 if req.lease.0 != 0 && !self.leases.contains_key(&req.lease) {
                     return Err(KvError::LeaseNotFound);
                 }
@@ -68,6 +72,7 @@ impl Model {
             }
             Command::Delete(req) => {
                 not_empty(&req.range.start)?;
+                self.not_alarmed(false)?;
                 Ok(Reply::Delete(self.delete(req, work)))
             }
             Command::Txn { txn, fence } => {
@@ -77,6 +82,9 @@ impl Model {
                 txn_is_sane(txn)?;
                 no_overlap(&txn.success)?;
                 no_overlap(&txn.failure)?;
+                let (mut all, ops) = (vec![], [&txn.success[..], &txn.failure[..]].concat());
+                puts(&ops, &mut all);
+                self.not_alarmed(!all.is_empty())?;
                 self.check_path(txn, &work.keys)?;
                 let before = work.keys.clone();
                 let mut res = self.txn(txn, &before, work)?;
@@ -88,6 +96,8 @@ impl Model {
                     Err(KvError::LeaseNotFound)
                 } else if *ttl > 9_000_000_000 {
                     Err(KvError::LeaseTtlTooLarge)
+                } else if let Err(error) = self.not_alarmed(true) {
+                    Err(error)
                 } else if self.leases.contains_key(id) {
                     Err(KvError::LeaseExists)
                 } else {
@@ -98,13 +108,16 @@ impl Model {
             }
             Command::LeaseExpire { term, .. } if *term != TERM => Err(KvError::Fenced { given: *term, current: TERM }),
             Command::LeaseRevoke { id } | Command::LeaseExpire { id, .. } => {
+                self.not_alarmed(false)?;
                 self.leases.remove(id).ok_or(KvError::LeaseNotFound)?;
                 for key in attached(&work.keys, *id) {
                     self.remove(&key, work);
                 }
                 Ok(Reply::LeaseRevoke)
             }
+            Command::Alarm { raise, alarm } => Ok(Reply::Alarm(self.alarm(*raise, *alarm))),
             Command::Compact { revision } => {
+                self.not_alarmed(false)?;
                 if revision.0 <= self.compact {
                     return Err(KvError::Compacted { compact: Revision(self.compact) });
                 }
@@ -117,6 +130,34 @@ impl Model {
                 Ok(Reply::Compact)
             }
         }
+    }
+
+    fn alarm(&mut self, raise: bool, alarm: Alarm) -> Option<Alarm> {
+        let place = (alarm.kind, alarm.member.0);
+        let known = self.alarms.get(&place).copied();
+        match (raise, known) {
+            (true, _) => {
+                let automatic = alarm.automatic && known != Some(false);
+                self.alarms.insert(place, automatic);
+                Some(Alarm { automatic, ..alarm })
+            }
+            // Who takes back what goes by itself does not mean what somebody has raised by hand.
+            (false, Some(false)) if alarm.automatic => None,
+            (false, _) => self.alarms.remove(&place).map(|automatic| Alarm { automatic, ..alarm }),
+        }
+    }
+
+    fn not_alarmed(&self, grows: bool) -> Result<(), KvError> {
+        if self.alarms.iter().any(|((kind, _), automatic)| *kind == AlarmKind::Corrupt && !automatic) {
+            return Err(KvError::Corrupt("etcdserver: corrupt cluster".into()));
+        }
+        let full = self.alarms.keys().any(|(kind, _)| *kind == AlarmKind::NoSpace);
+        if full && grows { Err(KvError::NoSpace) } else { Ok(()) }
+    }
+
+    /// The alarms, in order.
+    pub(crate) fn alarms(&self) -> Vec<Alarm> {
+        self.alarms.iter().map(|((kind, id), automatic)| Alarm { kind: *kind, member: MemberId(*id), automatic: *automatic }).collect()
     }
 
     /// The revision of an answer that is given now.

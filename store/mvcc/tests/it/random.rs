@@ -1,12 +1,15 @@
-//! Random commands against the naive model: answers, events, reads at any revision, replays, hashes, and paced removal.
+//! Random commands against the naive model: answers, events, reads at any revision, replays, hashes, paced removal, and crashes: the store
+//! falls back to what was last flushed, and the log is replayed.
 //!
-//! `MVCC_OPS=10000000 cargo test --release -p kontiki-mvcc --test it random` makes it a long run.
+//! `MVCC_OPS=10000000 cargo nextest run --cargo-profile release -p kontiki-mvcc a_long_random_run` makes it a long run. It says how many
+//! operations it has compared, and how long that took is the runner's to say.
 
 use kontiki_base::Revision;
 use kontiki_base::ids::{LogIndex, LogPos};
 use kontiki_base::kv::{EventKind, KvError};
 use kontiki_mvcc::{
-    Batch, Command, MemView, Outcome, Space, View, apply, current, get_at, hash_kv, history, lease, previous, state_hash, sweep, verify,
+    Batch, Command, MemView, Outcome, Space, View, alarm, apply, current, get_at, hash_kv, history, lease, page, previous, state_hash,
+    sweep, verify,
 };
 use proptest::prelude::*;
 use std::ops::Bound;
@@ -19,11 +22,15 @@ use crate::util::{Store, TERM};
 struct Pair {
     store: Store,
     model: Model,
+    /// What a crash leaves: the state as of a log index, and the entries after it.
+    flushed: (MemView, u64),
+    log: Vec<(Command, Outcome)>,
+    crashes: u64,
 }
 
 impl Pair {
     fn new() -> Self {
-        Self { store: Store::default(), model: Model::new() }
+        Self { store: Store::default(), model: Model::new(), flushed: (MemView::new(), 0), log: Vec::new(), crashes: 0 }
     }
 
     fn step(&mut self, choices: &mut Choices) {
@@ -32,6 +39,12 @@ impl Pair {
         assert_eq!(Command::decode(bytes).as_ref(), Ok(&command));
         let (real, expected) = (self.store.apply(&command), self.model.apply(&command));
         assert_eq!(real, expected, "{command:#?}");
+        self.log.push((command, real));
+        match choices.below(64) {
+            0 => self.flush(),
+            1 => self.crash(),
+            _ => {}
+        }
         match choices.below(16) {
             0 => self.sweep(choices),
             1..4 => self.compare_history(choices),
@@ -42,9 +55,40 @@ impl Pair {
         }
     }
 
+    /// The state becomes durable, and the log before it goes.
+    fn flush(&mut self) {
+        self.flushed = (self.store.view.clone(), self.store.index);
+        self.log.clear();
+    }
+
+    /// Everything since the last flush is lost, sweeps included, and the log is replayed: every command has the outcome that it had.
+    fn crash(&mut self) {
+        let before = state_hash(&self.store.view).unwrap();
+        self.store = Store { view: self.flushed.0.clone(), index: self.flushed.1 };
+        for (command, outcome) in &self.log {
+            assert_eq!(&self.store.apply(command), outcome, "when replayed: {command:#?}");
+        }
+        assert_eq!(state_hash(&self.store.view).unwrap(), before);
+        self.crashes += 1;
+    }
+
     fn compare_range(&self, choices: &mut Choices) {
         let req = choices.range_req(self.model.revision());
-        assert_eq!(self.store.range(&req), self.model.range(&req), "{req:#?}");
+        let expected = self.model.range(&req);
+        assert_eq!(self.store.range(&req), expected, "{req:#?}");
+        let simple = kontiki_base::kv::RangeReq {
+            at: req.at,
+            keys_only: req.keys_only,
+            limit: req.limit,
+            ..kontiki_base::kv::RangeReq::new(req.range)
+        };
+        let expected = self.model.range(&simple).map(|res| (res.kvs, res.more));
+        let limit = if req.limit == 0 { usize::MAX } else { req.limit };
+        assert_eq!(
+            page(&self.store.view, &simple.range, simple.at, limit, simple.keys_only).map_err(KvError::from),
+            expected,
+            "{simple:#?}"
+        );
     }
 
     fn compare_history(&self, choices: &mut Choices) {
@@ -80,6 +124,7 @@ impl Pair {
         let leases = lease::list(view).unwrap().into_iter();
         let real: Vec<_> = leases.map(|l| (l.id, l.ttl, lease::attached(view, l.id).unwrap())).collect();
         assert_eq!(real, self.model.leases());
+        assert_eq!(alarm::list(view).unwrap(), self.model.alarms());
     }
 
     fn compare_points(&self, choices: &mut Choices) {
@@ -128,18 +173,30 @@ fn ops() -> u64 {
 
 #[test]
 fn a_long_random_run_agrees_with_the_model() {
-    let seeds = 8;
-    for seed in 1..=seeds {
-        let (mut pair, mut choices) = (Pair::new(), Choices::Seed(seed));
-        for step in 0..ops() / seeds {
-            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pair.step(&mut choices)));
-            if let Err(panic) = caught {
-                eprintln!("seed {seed}, step {step}");
-                std::panic::resume_unwind(panic);
-            }
+    // A thread for each core, and more seeds for longer runs: the model of one seed grows with its history.
+    let (steps, threads) = (ops(), std::thread::available_parallelism().map_or(1, |n| n.get() as u64));
+    let seeds = (steps / 25_000).max(8);
+    let crashes: u64 = std::thread::scope(|scope| {
+        let run =
+            move |thread: u64| (1..=seeds).filter(|seed| seed % threads == thread).map(|seed| run_seed(seed, steps / seeds)).sum::<u64>();
+        let running: Vec<_> = (0..threads).map(|thread| scope.spawn(move || run(thread))).collect();
+        running.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    eprintln!("{} operations with {crashes} crashes between them: no difference", steps / seeds * seeds);
+    assert!(crashes > 0);
+}
+
+fn run_seed(seed: u64, steps: u64) -> u64 {
+    let (mut pair, mut choices) = (Pair::new(), Choices::Seed(seed));
+    for step in 0..steps {
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pair.step(&mut choices)));
+        if let Err(panic) = caught {
+            eprintln!("seed {seed}, step {step}");
+            std::panic::resume_unwind(panic);
         }
-        pair.finish();
     }
+    pair.finish();
+    pair.crashes
 }
 
 proptest! {
@@ -229,6 +286,9 @@ fn random_runs_reach_everything() {
         ("LeaseExists", 50),
         ("LeaseTtlTooLarge", 50),
         ("Fenced", 50),
+        ("Alarm", 300),
+        ("NoSpace", 100),
+        ("Corrupt", 100),
         ("nested", 300),
         ("several events", 200),
     ] {
