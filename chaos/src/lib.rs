@@ -10,6 +10,8 @@
 //! | [`check`] | linearizability by certificate, lost writes |
 //! | [`load`] | clients that record |
 //! | [`real`] | the real binary as processes, and faults on them |
+//! | [`plan`] | what runs, what breaks when and where, and what must hold: from a file, a table or a seed |
+//! | [`fault`] | the vocabulary of faults, and the table of what is known of each |
 //! | [`report`] | the table and the verdict |
 //!
 //! What stands: the plan `leader-kill` on real processes. The simulated world, the other faults and the score of planted bugs do not
@@ -17,7 +19,9 @@
 
 pub mod check;
 pub mod cli;
+pub mod fault;
 pub mod history;
 pub mod load;
+pub mod plan;
 pub mod real;
 pub mod report;
