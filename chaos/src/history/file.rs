@@ -105,7 +105,7 @@ fn at(record: &Record) -> Option<At> {
         Record::Heal(h) => Some(h.at),
         Record::Node(n) => Some(n.at),
         Record::Api(a) => Some(a.at),
-        Record::Header(_) | Record::Change(_) | Record::Alarm { .. } => None,
+        Record::Header(_) | Record::Change(_) | Record::Final(_) | Record::Alarm { .. } => None,
     }
 }
 
@@ -213,6 +213,7 @@ impl Gather {
             Record::Sample(sample) => history.samples.push(sample),
             Record::Fault(fault) => history.faults.push(fault),
             Record::Heal(heal) => history.heals.push(heal),
+            Record::Final(end) => history.finals.push(end),
             Record::Node(node) => history.nodes.push(node),
             Record::Api(api) => history.api.push(api),
             Record::Alarm { check, detail } => history.alarms.push((check, detail)),
@@ -270,9 +271,17 @@ impl History {
         let watches = self.watches.iter().cloned().map(Record::Watch);
         let samples = self.samples.iter().cloned().map(Record::Sample);
         let faults = self.faults.iter().cloned().map(Record::Fault).chain(self.heals.iter().cloned().map(Record::Heal));
+        let finals = self.finals.iter().cloned().map(Record::Final);
         let nodes = self.nodes.iter().cloned().map(Record::Node).chain(self.api.iter().cloned().map(Record::Api));
         let alarms = self.alarms.iter().cloned().map(|(check, detail)| Record::Alarm { check, detail });
-        ops.chain(changes).chain(watches).chain(samples).chain(faults).chain(nodes).chain(alarms).for_each(|r| recorder.record(r));
+        ops.chain(changes)
+            .chain(watches)
+            .chain(samples)
+            .chain(faults)
+            .chain(finals)
+            .chain(nodes)
+            .chain(alarms)
+            .for_each(|r| recorder.record(r));
         match self.ended {
             Some(at) => recorder.finish(at).map(drop),
             None => {
@@ -287,7 +296,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::super::ops::{Change, RangeAsk, Seen, Step, StepAnswer};
-    use super::super::record::{Fault, FaultOutcome, Frame, Heal, NodeFact, NodeRecord, Role, Sample, Watch, WatchAsk};
+    use super::super::record::{Fault, FaultOutcome, Final, Frame, Heal, NodeFact, NodeRecord, Role, Sample, Watch, WatchAsk};
     use super::*;
 
     fn records() -> Vec<Record> {
@@ -305,6 +314,7 @@ mod tests {
             Record::Fault(Fault { id: 1, at: 14, kind: "kill".into(), members: vec![0], outcome, ..Fault::default() }),
             Record::Heal(Heal { id: 1, at: 15, detail: String::new() }),
             Record::Node(NodeRecord { at: 16, node: "n1".into(), fact: NodeFact::Up }),
+            Record::Final(Final { member: 1, revision: 9, kvs: vec![Seen::default()] }),
             Record::Alarm { check: "panic".into(), detail: "x".into() },
         ]
     }

@@ -13,7 +13,8 @@ pub mod record;
 pub use file::{FileError, Recorder};
 pub use ops::{Answer, Ask, Change, Compare, CompareOp, CompareTarget, LeaseAsk, Op, RangeAsk, Seen, Step, StepAnswer};
 pub use record::{
-    ApiFrame, ApiWatch, Fault, FaultOutcome, Frame, Header, Heal, NodeFact, NodeRecord, Record, Role, Sample, SeenEvent, Watch, WatchAsk,
+    ApiFrame, ApiWatch, Fault, FaultOutcome, Final, Frame, Header, Heal, NodeFact, NodeRecord, Record, Role, Sample, SeenEvent, Watch,
+    WatchAsk,
 };
 
 /// Nanoseconds on one monotonic clock since the run began: the same clock for all clients, members and faults.
@@ -39,6 +40,8 @@ pub struct History {
     pub faults: Vec<Fault>,
     /// Ends of faults.
     pub heals: Vec<Heal>,
+    /// What members have at the end.
+    pub finals: Vec<Final>,
     /// What nodes really ran.
     pub nodes: Vec<NodeRecord>,
     /// Lists and watches of clients of the Kubernetes API.

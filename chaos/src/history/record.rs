@@ -45,6 +45,8 @@ pub enum Record {
     Fault(Fault),
     /// A fault ended.
     Heal(Heal),
+    /// What a member has at the end.
+    Final(Final),
     /// A node did something.
     Node(NodeRecord),
     /// A frame of a list or watch of the Kubernetes API.
@@ -81,6 +83,8 @@ pub struct Header {
     pub members: Vec<String>,
     /// The planted bug, if one was.
     pub mutant: String,
+    /// Whether the observer watched every key, from the empty store on: then its changes have no gap in their revisions.
+    pub observes_all: bool,
     /// Wall-clock time of the start, in milliseconds since the Unix epoch; 0 in a simulation.
     pub started_ms: i64,
 }
@@ -275,6 +279,39 @@ pub struct Heal {
     pub at: At,
     /// More about it.
     pub detail: String,
+}
+
+impl Fault {
+    /// Whether it took effect.
+    pub const fn installed(&self) -> bool {
+        matches!(self.outcome, FaultOutcome::Installed { .. })
+    }
+
+    fn is(&self, words: &[&str]) -> bool {
+        words.iter().any(|word| self.kind.contains(word))
+    }
+
+    /// Whether the processes that it hits begin a new life.
+    pub fn restarts(&self) -> bool {
+        self.is(&["kill", "crash", "power", "stop", "restart", "disk", "wipe", "upgrade", "downgrade", "replace"])
+    }
+
+    /// Whether the disks that it hits lose everything.
+    pub fn wipes(&self) -> bool {
+        self.is(&["wipe", "replace", "empty"])
+    }
+}
+
+/// What a member has at the end, after everything was healed: all its keys, read from itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Final {
+    /// Which member.
+    pub member: usize,
+    /// The revision of the read.
+    pub revision: i64,
+    /// The keys of the store's own workload, in order.
+    pub kvs: Vec<Seen>,
 }
 
 /// Something that a node did: ground truth, not what the API says of it.
