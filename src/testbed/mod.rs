@@ -115,8 +115,7 @@ impl Testbed {
     /// If a node does not run, or containerd refuses the archive.
     pub(crate) fn import_image(&self, archive: &Path) -> Result<(), TestbedError> {
         for node in &self.plan.nodes {
-            let words = ["ctr", "-a", &node.cri_socket.to_string_lossy(), "-n", "k8s.io", "images", "import", &archive.to_string_lossy()];
-            let line = node.enter(words.map(str::to_owned).to_vec());
+            let line = import_line(node, archive)?;
             exec::output(Command::new(&line[0]).args(&line[1..]))?;
         }
         Ok(())
@@ -148,4 +147,12 @@ impl Testbed {
     pub(crate) fn isolate_node(&self, index: usize, cut: bool) -> Result<(), TestbedError> {
         network::set_link(&self.plan, self.node(index), !cut)
     }
+}
+
+/// The command that imports an archive on a node. It runs in the node's own view of the file system, where this process's current folder
+/// means nothing.
+fn import_line(node: &NodePlan, archive: &Path) -> Result<Vec<String>, TestbedError> {
+    let archive = exec::at(archive, std::path::absolute(archive))?;
+    let words = ["ctr", "-a", &node.cri_socket.to_string_lossy(), "-n", "k8s.io", "images", "import", &archive.to_string_lossy()];
+    Ok(node.enter(words.map(str::to_owned).to_vec()))
 }

@@ -35,6 +35,13 @@ fn on(node: &NodePlan, command: &[&str]) -> String {
     exec::output(Command::new(&line[0]).args(&line[1..])).unwrap()
 }
 
+#[test]
+fn an_archive_in_the_current_folder_is_found_from_a_node() {
+    let plan = Plan::new(Path::new("/tmp/kontiki-line"), 1).unwrap();
+    let line = import_line(&plan.nodes[0], Path::new("demo.tar")).unwrap();
+    assert_eq!(line.last().map(Path::new), Some(std::env::current_dir().unwrap().join("demo.tar").as_path()));
+}
+
 /// Runs the body with a planned testbed, and takes it down whatever happens.
 fn with_testbed(nodes: usize, body: impl FnOnce(&Testbed) + std::panic::UnwindSafe) {
     if let Err(missing) = preflight() {
