@@ -28,10 +28,18 @@ const WORKERS: usize = 8;
 /// The client port serves as long as the store does; controllers are told to end first, and have this long.
 const GOODBYE: Duration = Duration::from_secs(3);
 
+/// So much of the past can be read and watched, unless the store is larger than this: then less.
+const HISTORY: Duration = Duration::from_secs(3600);
+const HISTORY_BYTES: u64 = 16 << 30;
+
 /// Runs the command until it is told to end.
 pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let env: Arc<dyn Env> = Arc::new(SystemEnv::new());
-    let (_threads, store) = Threads::start(config(&args.member, Some(&args.tls), env.clone())?).await?;
+    let mut store_config = config(&args.member, Some(&args.tls), env.clone())?;
+    // The disk is the limit, and the past can be read: nobody else compacts here.
+    store_config.quota_backend_bytes = -1;
+    (store_config.history_keep, store_config.history_max_bytes) = (HISTORY, HISTORY_BYTES);
+    let (_threads, store) = Threads::start(store_config).await?;
     let leadership = leadership(store.status());
     let liveness = Arc::new(Liveness::new(env.clone()));
     let client = client(&args)?;
@@ -63,6 +71,8 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
             Err(e) => Err(e).context("the controllers did not start"),
         },
     };
+    // Whoever leads next begins while this member still ends its work.
+    store.hand_over().await;
     let _ = stop.send(true);
     if !controllers.is_finished() {
         let _ = tokio::time::timeout(GOODBYE, controllers).await;

@@ -6,9 +6,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use kontiki_base::env::Env;
 use kontiki_proto::env::SystemEnv;
+use kontiki_store::compactor::CompactionMode;
 use kontiki_store::config::StoreConfig;
 use kontiki_store::net::PeerTls;
 use kontiki_store::raft::node::Timings;
+use kontiki_store::room::DISK_RESERVE;
 use kontiki_store::server::{Store, StoreHandle};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -109,6 +111,12 @@ pub(crate) fn config(args: &MemberArgs, tls: Option<&TlsArgs>, env: Arc<dyn Env>
             ..Timings::default()
         },
         progress_every: Duration::from_secs(600),
+        quota_backend_bytes: 0,
+        disk_reserve_bytes: DISK_RESERVE,
+        auto_compaction_mode: CompactionMode::Periodic,
+        auto_compaction_retention: "0".into(),
+        history_keep: Duration::ZERO,
+        history_max_bytes: 0,
         env,
     })
 }

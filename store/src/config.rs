@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use kontiki_base::env::Env;
 
+use crate::compactor::{CompactionMode, Retention};
 use crate::error::StoreError;
 use crate::net::PeerTls;
 use crate::raft::node::Timings;
+use crate::room::{DISK_RESERVE, FsSpace, RoomLimits};
 
 /// What `Maintenance.Status` reports as its version. Clients gate features by it, so it names the etcd release whose behaviour this is.
 pub const ETCD_VERSION: &str = "3.6.11";
@@ -60,6 +62,18 @@ pub struct StoreConfig {
     pub timings: Timings,
     /// A watch that asked for it hears this often that nothing happened. etcd's default is ten minutes; kubeadm sets five seconds.
     pub progress_every: Duration,
+    /// Bytes that the store may have, as etcd's flag of that name: 0 is etcd's default of 2 GiB, below 0 is no quota.
+    pub quota_backend_bytes: i64,
+    /// While the disk has less free bytes than this, writes are refused; they go on by themselves when there is room again.
+    pub disk_reserve_bytes: u64,
+    /// What `auto_compaction_retention` means, as etcd's flag of that name.
+    pub auto_compaction_mode: CompactionMode,
+    /// How much history is kept, as etcd's flag of that name: hours, a duration, or revisions; "0" keeps all.
+    pub auto_compaction_retention: String,
+    /// Keep so much time of history, finely, instead of what etcd's flags say; zero for what they say.
+    pub history_keep: Duration,
+    /// History by time gives way while the store has more bytes than this; 0 for never.
+    pub history_max_bytes: u64,
     /// Clock, timers, tasks, randomness.
     pub env: Arc<dyn Env>,
 }
@@ -81,7 +95,31 @@ impl StoreConfig {
             peer_tls: None,
             timings: Timings::default(),
             progress_every: Duration::from_secs(600),
+            quota_backend_bytes: 0,
+            disk_reserve_bytes: DISK_RESERVE,
+            auto_compaction_mode: CompactionMode::Periodic,
+            auto_compaction_retention: "0".into(),
+            history_keep: Duration::ZERO,
+            history_max_bytes: 0,
             env,
+        }
+    }
+
+    /// What of history goes by itself.
+    pub(crate) fn retention(&self) -> Retention {
+        if !self.history_keep.is_zero() {
+            return Retention::History { keep: self.history_keep, max_bytes: self.history_max_bytes };
+        }
+        // `check` has refused what cannot be read.
+        Retention::parse(self.auto_compaction_mode, &self.auto_compaction_retention).unwrap_or(Retention::Everything)
+    }
+
+    /// Quota and disk.
+    pub(crate) fn room(&self) -> RoomLimits {
+        RoomLimits {
+            quota: RoomLimits::quota_of(self.quota_backend_bytes),
+            reserve: self.disk_reserve_bytes,
+            disk: Arc::new(FsSpace(self.data_dir.clone())),
         }
     }
 
@@ -107,6 +145,7 @@ impl StoreConfig {
         if self.progress_every < Duration::from_millis(100) {
             return fail("watch progress can be told every 100 ms at most".into());
         }
+        Retention::parse(self.auto_compaction_mode, &self.auto_compaction_retention).map_err(StoreError::Config)?;
         let (shortest, longest) = self.timings.election;
         if shortest < self.timings.heartbeat * 3 || longest <= shortest {
             return fail("the election timeout must be a range that begins at three heartbeats or more".into());
@@ -134,7 +173,8 @@ mod tests {
     fn contradictions_are_found() {
         let cluster = |names: &[&str]| names.iter().map(|n| ((*n).into(), vec!["http://127.0.0.1:1".into()])).collect::<Vec<_>>();
         type Spoil = fn(&mut StoreConfig);
-        let table: [(&str, Spoil); 5] = [
+        let table: [(&str, Spoil); 6] = [
+            ("auto compaction retention", |c| c.auto_compaction_retention = "soon".into()),
             ("needs a name", |c| c.name.clear()),
             ("is not in the initial cluster", |c| c.initial_cluster = vec![("b".into(), vec!["http://127.0.0.1:1".into()])]),
             ("has no peer URL", |c| c.initial_cluster = vec![("a".into(), vec![])]),

@@ -57,7 +57,7 @@ impl Kv for LocalStoreKv {
     }
 
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), KvError>> {
-        Box::pin(self.service.compact(revision))
+        Box::pin(self.service.compact(revision, false))
     }
 
     fn status(&self) -> KvStatus {

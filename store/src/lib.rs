@@ -10,6 +10,8 @@
 //! | [`propose`] | writes on their way into the log |
 //! | [`read`] | reads |
 //! | [`watch`] | watches |
+//! | [`room`] | quota, free disk, alarms |
+//! | [`compactor`] | history that goes by itself |
 //! | [`lease`], [`expiry`] | leases; their time, which only the leader has |
 //! | [`raft`] | consensus, behind one trait |
 //! | [`log`] | the Raft log: segments of records that are synced in groups |
@@ -17,6 +19,7 @@
 //! | [`net`] | the members among themselves |
 //! | [`metrics`], [`error`] | what is counted; what can go wrong with a member as a whole |
 
+pub mod compactor;
 pub mod config;
 pub mod engine;
 pub mod error;
@@ -31,6 +34,7 @@ pub mod net;
 pub mod propose;
 pub mod raft;
 pub mod read;
+pub mod room;
 pub mod server;
 pub mod service;
 #[cfg(test)]

@@ -52,6 +52,10 @@ pub struct Sample {
     pub applied: u64,
     /// Bytes on disk.
     pub size: u64,
+    /// Bytes of them that hold what can be read.
+    pub in_use: u64,
+    /// Bytes that the store may have; 0 if there is no such limit.
+    pub quota: u64,
     /// The store's revision.
     pub revision: i64,
     /// The compact revision.
@@ -115,6 +119,8 @@ metrics! {
     size: Gauge = "etcd_mvcc_db_total_size_in_bytes";
     /// The state's size on disk that is in use.
     size_in_use: Gauge = "etcd_mvcc_db_total_size_in_use_in_bytes";
+    /// Current backend storage quota size in bytes.
+    quota: Gauge = "etcd_server_quota_backend_bytes";
     /// Ranges served by this member.
     ranges: Counter = "etcd_mvcc_range";
     /// Puts served by this member.
@@ -161,7 +167,8 @@ impl Metrics {
         self.committed.set(gauge(sample.committed));
         self.applied.set(gauge(sample.applied));
         self.size.set(gauge(sample.size));
-        self.size_in_use.set(gauge(sample.size));
+        self.size_in_use.set(gauge(sample.in_use));
+        self.quota.set(gauge(sample.quota));
         self.revision.set(sample.revision);
         self.compact.set(sample.compact);
         let mut text = String::new();

@@ -3,7 +3,7 @@
 //! A batch is one Raft entry. While the pipe is full, the next batch grows by itself: no timers, and a lone client's command is an entry
 //! of its own at once.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -18,6 +18,7 @@ use tracing::Instrument as _;
 
 use crate::metrics::Metrics;
 use crate::raft::Consensus;
+use crate::room::Room;
 
 /// A command with who waits for it.
 struct Pending {
@@ -38,6 +39,7 @@ pub struct Proposer {
     env: Arc<dyn Env>,
     timeout: Duration,
     metrics: Arc<Metrics>,
+    room: Arc<OnceLock<Arc<Room>>>,
 }
 
 impl Proposer {
@@ -46,16 +48,35 @@ impl Proposer {
         let (tx, rx) = mpsc::channel(limits::PROPOSALS_QUEUED);
         let budget = Arc::new(Semaphore::new(limits::PROPOSALS_QUEUED_BYTES));
         let task = env.spawn("store.propose", Box::pin(run(consensus, rx)));
-        (Self { queue: tx, budget, env, timeout, metrics }, task)
+        (Self { queue: tx, budget, env, timeout, metrics, room: Arc::default() }, task)
+    }
+
+    /// From now on commands for which there is no room are refused.
+    pub fn keep_within(&self, room: Arc<Room>) {
+        // A member is composed once; another room would have no business here.
+        drop(self.room.set(room));
     }
 
     /// Checks a command, has it decided and applied, and answers with its outcome.
     ///
     /// # Errors
-    /// What is wrong with the command; [`KvError::TooManyRequests`] at once when the queue is full; [`KvError::Timeout`] when it is
+    /// What is wrong with the command; [`KvError::NoSpace`] and [`KvError::Corrupt`] as [`Room`] says; [`KvError::TooManyRequests`] at once when the queue is full; [`KvError::Timeout`] when it is
     /// not known what became of it; what consensus says.
     pub async fn propose(&self, command: Command, max_txn_ops: usize) -> Result<Reply, KvError> {
         validate(&command, max_txn_ops)?;
+        if let Some(room) = self.room.get()
+            && let Err(refusal) = room.admit(&command)
+        {
+            if let Some(alarm) = refusal.raise {
+                // The client waits until the cluster knows, as in etcd. If it cannot be told, the next write tries again.
+                drop(self.decide(Command::Alarm { raise: true, alarm }).await);
+            }
+            return Err(refusal.error);
+        }
+        self.decide(command).await
+    }
+
+    async fn decide(&self, command: Command) -> Result<Reply, KvError> {
         let _pending = Gauged::new(&self.metrics);
         let decided = self.enqueue(command)?;
         let outcome = tokio::select! {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kontiki_base::kv::{Consistency, KvError, RangeReq, RangeRes};
 use kontiki_base::limits;
-use kontiki_mvcc::View;
+use kontiki_mvcc::{ReadError, View};
 use kontiki_proto::trace::names;
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
@@ -23,6 +23,14 @@ pub trait Views: Send + Sync + 'static {
 
     /// Bytes on disk, roughly.
     fn size(&self) -> u64;
+
+    /// Bytes of them that hold what can be read, roughly.
+    fn in_use(&self) -> u64 {
+        self.size()
+    }
+
+    /// Begins to give back the space of what was removed, in the background.
+    fn reclaim(&self) {}
 }
 
 /// Where reads run that may take long.
@@ -134,6 +142,30 @@ impl Reader {
             return Ok(kontiki_mvcc::range(&*view, &req)?);
         }
         self.workers.run(move || Ok(kontiki_mvcc::range(&*view, &req)?)).await
+    }
+}
+
+impl Reader {
+    /// Reads one page of a range as this member has it: the first `limit` keys, and whether there are more. Only counts the whole range if
+    /// it is told to, and then without reading it.
+    ///
+    /// # Errors
+    /// As [`Reader::range_here`].
+    pub async fn page_here(&self, req: &RangeReq, limit: usize, count: bool) -> Result<RangeRes, KvError> {
+        self.metrics.ranges.inc();
+        let (view, req) = (self.views.view(), req.clone());
+        let read = move || {
+            let (range, at) = (&req.range, req.at);
+            let mut res = RangeRes { revision: kontiki_mvcc::current(&*view).map_err(ReadError::from)?.revision, ..RangeRes::default() };
+            if count {
+                res.count = kontiki_mvcc::range(&*view, &RangeReq { count_only: true, ..req.clone() })?.count;
+            }
+            if !req.count_only {
+                (res.kvs, res.more) = kontiki_mvcc::page(&*view, range, at, limit, req.keys_only)?;
+            }
+            Ok(res)
+        };
+        self.workers.run(read).await
     }
 }
 

@@ -8,8 +8,9 @@ use kontiki_base::BoxFuture;
 use kontiki_base::env::{Env, Task};
 use kontiki_base::ids::{MemberId, Revision};
 use kontiki_base::kv::{Kv, KvError};
-use kontiki_mvcc::View;
+use kontiki_mvcc::{Alarm, View};
 
+use crate::compactor;
 use crate::config::StoreConfig;
 use crate::engine::Engine;
 use crate::error::StoreError;
@@ -23,6 +24,7 @@ use crate::propose::Proposer;
 use crate::raft::node::{InitialMember, RaftConfig, RaftNode, Storage};
 use crate::raft::{AppliedBatch, ApplySink, Consensus, LeaderDesk, Member, RaftStatus};
 use crate::read::{Reader, Views, Workers};
+use crate::room::{Board, Room};
 use crate::service::{Roster, Service};
 use crate::watch::Hub;
 use crate::watch::hub::{HubLimits, Tip};
@@ -35,6 +37,7 @@ pub(crate) struct Sinks {
     pub(crate) hub: Arc<Hub>,
     pub(crate) clock: Arc<LeaseClock>,
     pub(crate) env: Arc<dyn Env>,
+    pub(crate) board: Arc<Board>,
 }
 
 impl ApplySink for Sinks {
@@ -46,6 +49,14 @@ impl ApplySink for Sinks {
     fn replaced(&self, revision: Revision, compact: Revision) {
         // A leader never receives a snapshot, so the clocks are not concerned.
         self.hub.replaced(Tip { revision, compact });
+    }
+
+    fn alarms(&self, now: &[Alarm]) {
+        self.board.set(now);
+    }
+
+    fn swept(&self, compact: Revision) {
+        self.board.swept_to(compact);
     }
 }
 
@@ -59,6 +70,20 @@ impl Views for EngineViews {
 
     fn size(&self) -> u64 {
         self.0.size()
+    }
+
+    fn in_use(&self) -> u64 {
+        self.0.in_use()
+    }
+
+    fn reclaim(&self) {
+        let engine = Arc::clone(&self.0);
+        // Nobody waits for it; what goes wrong is said where it stops.
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(error) = engine.reclaim() {
+                tracing::warn!(%error, "space was not given back");
+            }
+        }));
     }
 }
 
@@ -90,9 +115,11 @@ impl Store {
         let empty = Tip { revision: kontiki_mvcc::EMPTY, compact: kontiki_mvcc::NEVER_COMPACTED };
         let hub = Hub::new(HubLimits::default(), empty, Arc::clone(&metrics));
         let clock = Arc::new(LeaseClock::default());
-        let sink = Arc::new(Sinks { hub: Arc::clone(&hub), clock: Arc::clone(&clock), env: Arc::clone(&config.env) });
+        let board = Arc::new(Board::default());
+        let sink = Sinks { hub: Arc::clone(&hub), clock: Arc::clone(&clock), env: Arc::clone(&config.env), board: Arc::clone(&board) };
+        let sink = Arc::new(sink);
         let node = RaftNode::start(raft_config(&config, bound.as_ref().map(|bound| bound.addr), sink)).await?;
-        match serve(&config, &node, bound, hub, clock, metrics).await {
+        match serve(&config, &node, bound, Told { hub, clock, board }, metrics).await {
             Ok(handle) => Ok(handle),
             Err(error) => {
                 node.shutdown().await;
@@ -107,17 +134,16 @@ async fn serve(
     config: &StoreConfig,
     node: &Arc<RaftNode>,
     bound: Option<Bound>,
-    hub: Arc<Hub>,
-    clock: Arc<LeaseClock>,
+    told: Told,
     metrics: Arc<Metrics>,
 ) -> Result<StoreHandle, StoreError> {
     let views: Arc<dyn Views> = Arc::new(EngineViews(node.engine()));
-    hub.prime(tip_of(&*views)?);
+    told.hub.prime(tip_of(&*views)?);
     let peers = crate::net::serve(config.listen_peer, config.peer_tls.as_ref(), node.handler())
         .await
         .map_err(|error| StoreError::Listen { addr: config.listen_peer.to_string(), why: error.to_string() })?;
     let parts = Parts { consensus: Arc::clone(node) as Arc<dyn Consensus>, roster: Arc::clone(node) as Arc<dyn Roster>, views };
-    let (service, desk, tasks) = compose(config, parts, hub, clock, metrics);
+    let (service, desk, tasks) = compose(config, parts, told, metrics);
     node.set_desk(desk);
     let door = bound.map(|bound| bound.open(crate::http::router(&service), &config.env));
     let client = door.as_ref().map(|door| tracing::field::display(door.addr));
@@ -188,14 +214,16 @@ impl Roster for RaftNode {
     }
 }
 
-/// Puts the parts together that stand over consensus.
-fn compose(
-    config: &StoreConfig,
-    parts: Parts,
+/// Who is told what was applied.
+struct Told {
     hub: Arc<Hub>,
     clock: Arc<LeaseClock>,
-    metrics: Arc<Metrics>,
-) -> (Arc<Service>, Arc<dyn LeaderDesk>, Vec<Task>) {
+    board: Arc<Board>,
+}
+
+/// Puts the parts together that stand over consensus.
+fn compose(config: &StoreConfig, parts: Parts, told: Told, metrics: Arc<Metrics>) -> (Arc<Service>, Arc<dyn LeaderDesk>, Vec<Task>) {
+    let Told { hub, clock, board } = told;
     let Parts { consensus, roster, views } = parts;
     let env = Arc::clone(&config.env);
     let (election, timeout) = (config.timings.election.1, config.timings.request);
@@ -213,10 +241,16 @@ fn compose(
     );
     let desk = Arc::new(Desk::default());
     desk.open(&leases);
-    let tasks = vec![proposing, hub.run(&*env), leases.run(), count_leaders(&*env, consensus.status(), Arc::clone(&metrics))];
     let status = consensus.status();
+    let room = Room::new(board, config.room(), Arc::clone(&views), status.clone());
+    proposer.keep_within(Arc::clone(&room));
+    let mut tasks = vec![proposing, hub.run(&*env), leases.run(), count_leaders(&*env, consensus.status(), Arc::clone(&metrics))];
+    tasks.push(room.run(&env, proposer.clone(), Arc::clone(&consensus)));
+    let compacting =
+        compactor::run(config.retention(), &env, Arc::clone(&consensus), proposer.clone(), Arc::clone(&hub), Arc::clone(&views));
+    tasks.extend(compacting);
     let progress_every = config.progress_every;
-    let service = Service { proposer, reader, hub, leases, consensus, roster, views, env, metrics, election, progress_every, status };
+    let service = Service { proposer, reader, hub, leases, consensus, roster, views, env, metrics, election, progress_every, room, status };
     (Arc::new(service), desk, tasks)
 }
 
@@ -261,10 +295,16 @@ impl StoreHandle {
         &self.service
     }
 
-    /// Stops: lets clients finish what is under way, ends watches, then consensus, then the files. Whoever still holds [`StoreHandle::kv`] or
-    /// a watch keeps the files open.
+    /// If this member leads, hands leadership to another, and waits a little until it has it.
+    pub async fn hand_over(&self) {
+        self.service.consensus.hand_over().await;
+    }
+
+    /// Stops: hands leadership over while clients are still served, so that their writes go on at the next leader; lets them finish what
+    /// is under way, ends watches, then consensus, then the files. Whoever still holds [`StoreHandle::kv`] or a watch keeps the files open.
     pub async fn shutdown(self) {
         let Self { service, env, door, peers, tasks, engine } = self;
+        service.consensus.hand_over().await;
         service.hub.close();
         if let Some(door) = &door {
             door.close(&*env, GOODBYE).await;
@@ -275,12 +315,15 @@ impl StoreHandle {
         drop((service, door));
         // Tasks that were told to end do so in their own time, and hold the engine until then.
         let deadline = env.now_mono().plus(GOODBYE);
-        while engine.strong_count() > 0 {
+        let Some(engine) = engine.upgrade() else { return };
+        while Arc::strong_count(&engine) > 1 {
             if env.now_mono() >= deadline {
                 tracing::warn!("the store has stopped, but somebody still holds it: its files stay open");
                 return;
             }
             env.sleep(Duration::from_millis(2)).await;
         }
+        // Whoever lets go last closes the files, which may take a while: here, so that they are closed when this returns.
+        drop(tokio::task::spawn_blocking(move || drop(engine)).await);
     }
 }

@@ -8,7 +8,7 @@ use kontiki_base::BoxFuture;
 use kontiki_base::env::Env;
 use kontiki_base::ids::{MemberId, Revision, Term};
 use kontiki_base::kv::{Consistency, DeleteReq, DeleteRes, KvError, Op, PutReq, PutRes, RangeReq, RangeRes, Txn, TxnRes};
-use kontiki_mvcc::{Command, Reply, is_read_only, read_txn, validate};
+use kontiki_mvcc::{Alarm, Command, Reply, is_read_only, read_txn, validate};
 use tokio::sync::watch;
 
 use crate::lease::Leases;
@@ -16,6 +16,7 @@ use crate::metrics::{Metrics, Sample};
 use crate::propose::Proposer;
 use crate::raft::{Consensus, Member, RaftStatus, Role};
 use crate::read::{Reader, Views};
+use crate::room::Room;
 use crate::watch::{Hub, Pace, Session};
 
 /// Changes of the membership that leave the voters alone.
@@ -51,6 +52,8 @@ pub struct Service {
     pub election: Duration,
     /// See [`StoreConfig::progress_every`](crate::config::StoreConfig::progress_every).
     pub progress_every: Duration,
+    /// Quota, free disk, alarms.
+    pub room: Arc<Room>,
     /// The latest of `consensus.status()`.
     pub status: watch::Receiver<RaftStatus>,
 }
@@ -83,6 +86,7 @@ impl Service {
     /// # Errors
     /// As [`Reader::range`].
     pub async fn range(&self, req: RangeReq) -> Result<RangeRes, KvError> {
+        self.room.serves()?;
         self.reader.range(req).await
     }
 
@@ -126,6 +130,7 @@ impl Service {
     }
 
     async fn read_txn(&self, txn: Txn, max_ops: usize) -> Result<TxnRes, KvError> {
+        self.room.serves()?;
         let command = Command::Txn { txn, fence: None };
         validate(&command, max_ops)?;
         let Command::Txn { txn, .. } = command else { return Err(KvError::Internal("a transaction became something else".into())) };
@@ -136,13 +141,25 @@ impl Service {
         self.reader.workers().run(move || Ok(read_txn(&*view, &txn)?)).await
     }
 
-    /// Forgets history before `revision`.
+    /// Forgets history before `revision`. With `physical`, only answers when the records are removed on this member, too.
     ///
     /// # Errors
     /// [`KvError::Compacted`] if that is gone already, [`KvError::FutureRevision`], what proposing says.
-    pub async fn compact(&self, revision: Revision) -> Result<(), KvError> {
+    pub async fn compact(&self, revision: Revision, physical: bool) -> Result<(), KvError> {
         match self.proposer.propose(Command::Compact { revision }, 0).await? {
+            Reply::Compact if physical => self.room.board().wait_swept(revision).await,
             Reply::Compact => Ok(()),
+            other => mismatch(&other),
+        }
+    }
+
+    /// Raises an alarm or takes it back; the alarm, if there is one now or was one.
+    ///
+    /// # Errors
+    /// As [`Proposer::propose`].
+    pub async fn alarm(&self, raise: bool, alarm: Alarm) -> Result<Option<Alarm>, KvError> {
+        match self.proposer.propose(Command::Alarm { raise, alarm }, 0).await? {
+            Reply::Alarm(alarm) => Ok(alarm),
             other => mismatch(&other),
         }
     }
@@ -164,6 +181,8 @@ impl Service {
             committed: raft.committed.get(),
             applied: raft.applied.get(),
             size: self.views.size(),
+            in_use: self.views.in_use(),
+            quota: self.room.quota(),
             revision: tip.revision.get(),
             compact: tip.compact.get(),
         }

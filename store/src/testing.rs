@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::propose::Proposer;
 use crate::raft::{AppliedBatch, ApplySink, Consensus, LeaderDesk, Member, RaftStatus, Role};
 use crate::read::{Reader, Views, Workers};
+use crate::room::{Board, Boundless, Room, RoomLimits};
 use crate::server::Sinks;
 use crate::service::{Roster, Service};
 use crate::watch::Hub;
@@ -94,6 +95,16 @@ impl Solo {
         state.view.commit(batch);
         let now = current(&state.view).unwrap();
         let events = outcomes.iter().flat_map(|o| o.events.clone()).collect();
+        self.sink.alarms(&kontiki_mvcc::alarm::list(&state.view).unwrap());
+        loop {
+            let mut swept = Batch::default();
+            let done = kontiki_mvcc::sweep(&state.view, 1_000, &mut swept).unwrap().done;
+            state.view.commit(swept);
+            if done {
+                break;
+            }
+        }
+        self.sink.swept(now.compact);
         self.sink.applied(AppliedBatch { index: state.index, revision: now.revision, compact: now.compact, events, leases });
         self.status.send_modify(|s| {
             s.applied = at.index;
@@ -195,8 +206,9 @@ pub(crate) fn bench_with(limits: HubLimits, progress_every: Duration) -> Bench {
     let hub = Hub::new(limits, tip, Arc::clone(&metrics));
     hub.run(&*env);
     let clock = Arc::new(LeaseClock::default());
+    let board = Arc::new(Board::default());
     let desk = Arc::new(Desk::default());
-    let sinks = Arc::new(Sinks { hub: Arc::clone(&hub), clock: Arc::clone(&clock), env: Arc::clone(&env) });
+    let sinks = Arc::new(Sinks { hub: Arc::clone(&hub), clock: Arc::clone(&clock), env: Arc::clone(&env), board: Arc::clone(&board) });
     let solo = Solo::new(sinks, Arc::clone(&desk) as Arc<dyn LeaderDesk>);
     let consensus: Arc<dyn Consensus> = Arc::clone(&solo) as Arc<dyn Consensus>;
     let views: Arc<dyn Views> = Arc::clone(&solo) as Arc<dyn Views>;
@@ -218,6 +230,9 @@ pub(crate) fn bench_with(limits: HubLimits, progress_every: Duration) -> Bench {
     desk.open(&leases);
     leases.run();
     let status = consensus.status();
-    let service = Service { proposer, reader, hub, leases, consensus, roster, views, env, metrics, election, progress_every, status };
+    let limits = RoomLimits { quota: None, reserve: 0, disk: Arc::new(Boundless) };
+    let room = Room::new(board, limits, Arc::clone(&views), status.clone());
+    proposer.keep_within(Arc::clone(&room));
+    let service = Service { proposer, reader, hub, leases, consensus, roster, views, env, metrics, election, progress_every, room, status };
     Bench { service: Arc::new(service), solo }
 }

@@ -18,6 +18,8 @@ pub enum PeerRpc {
     Heartbeat,
     /// A snapshot: files in chunks, as a stream.
     Snapshot,
+    /// A member whose state is corrupt asks the leader for its own: an index, then files in chunks, as a stream.
+    Fetch,
     /// The leader tells a member to take over.
     TransferLeader,
     /// A follower asks the leader for a read index.

@@ -210,6 +210,8 @@ pub const fn row_of(error: &KvError) -> Option<EtcdError> {
 /// What a client is sent for a store error.
 pub fn kv_status(error: &KvError) -> Status {
     match row_of(error) {
+        // A member that cannot read its own state says so in its own words; what all have agreed on has etcd's.
+        None if matches!(error, KvError::Corrupt(why) if why == EtcdError::Corrupt.text()) => EtcdError::Corrupt.status(),
         Some(row) => row.status(),
         None => Status::new(Code::from_i32(error.code().grpc()), error.to_string()),
     }
@@ -305,6 +307,9 @@ mod tests {
             KvError::Timeout,
             KvError::Stopped,
         ];
+        let corrupt = kv_status(&KvError::Corrupt("etcdserver: corrupt cluster".into()));
+        assert_eq!((corrupt.code(), corrupt.message()), (Code::DataLoss, "etcdserver: corrupt cluster"));
+        assert_eq!(kv_error(&corrupt), KvError::Corrupt("etcdserver: corrupt cluster".into()));
         for error in samples {
             let status = kv_status(&error);
             assert_eq!(status.message(), error.to_string(), "the text in base and the text in the table");

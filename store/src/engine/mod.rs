@@ -38,6 +38,14 @@ pub enum EngineError {
         /// What came back.
         why: String,
     },
+    /// The disk is full. Nothing is lost: the log has what could not be written.
+    #[error("storage engine at {path}: {what}: the disk is full")]
+    Full {
+        /// Where.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+    },
     /// What is stored makes no sense.
     #[error("storage engine at {path} is corrupt: {why}")]
     Corrupt {
@@ -59,6 +67,18 @@ pub enum EngineError {
     },
 }
 
+impl From<EngineError> for std::io::Error {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Full { .. } => Self::new(std::io::ErrorKind::StorageFull, error.to_string()),
+            other => Self::other(other),
+        }
+    }
+}
+
+/// Who finds no room on the disk looks again after this long.
+pub(crate) const FULL_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// A state that does not change while it is held.
 pub type BoxView = Box<dyn View + Send>;
 
@@ -69,7 +89,7 @@ pub trait Engine: Send + Sync + 'static {
     /// The latest committed state. Holding it does not stop commits; it pins disk space.
     fn snapshot(&self) -> BoxView;
 
-    /// Makes the batch and the position readable together. Durable only after a flush that comes later.
+    /// Makes the batch and the position readable together. Durable only after a flush that comes later. On a full disk it waits for room.
     ///
     /// The position must not go backwards.
     fn commit(&self, batch: Batch, applied: AppliedMark) -> Result<(), EngineError>;
@@ -91,6 +111,19 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Bytes on disk, roughly.
     fn size(&self) -> u64;
+
+    /// Bytes of [`Engine::size`] that hold what can be read, roughly.
+    fn in_use(&self) -> u64 {
+        self.size()
+    }
+
+    /// The member stops: who waits for room gives up, here and from now on.
+    fn stop_waiting(&self) {}
+
+    /// Whether it is worth waiting for room.
+    fn waits(&self) -> bool {
+        true
+    }
 
     /// Gives space of deleted records back, where the engine has a way to be asked. Blocks.
     fn reclaim(&self) -> Result<(), EngineError> {

@@ -5,24 +5,25 @@
 //! their own (`db.1`, `db.2`, …), so that the one rename that makes a directory visible also makes it the current one.
 
 use std::collections::VecDeque;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use bytes::Bytes;
 use kontiki_base::ids::LogPos;
 use kontiki_base::invariant::Inv;
-use kontiki_mvcc::view::Scan;
-use kontiki_mvcc::{Batch, Space, View, ViewError};
+use kontiki_mvcc::{Batch, Space};
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::event_listener::{EventListener, FlushJobInfo};
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, FlushOptions, Options, ReadOptions};
-use rocksdb::{Snapshot, WriteBatch};
+use rocksdb::event_listener::{DBBackgroundErrorReason, EventListener, FlushJobInfo, MutableStatus};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType, FlushOptions, Options, WriteBatch};
 
 use super::mark::{AppliedMark, MARK_KEY};
 use super::sim::is_reserved;
-use super::{BoxView, Engine, EngineError};
+use super::{BoxView, Engine, EngineError, FULL_PAUSE};
 use crate::log::disk::{make_dir, sync_dir};
+
+mod view;
+
+use view::RocksView;
 
 /// How much memory RocksDB may use. The defaults suit a machine with 2 GiB and scale linearly.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,11 +36,19 @@ pub struct RocksOptions {
     pub all_write_buffers_bytes: usize,
     /// Threads for flushes and compactions.
     pub background_jobs: i32,
+    /// Bytes per second that flushes and compactions may write: what remains of the disk is for the log.
+    pub background_bytes_per_second: i64,
 }
 
 impl Default for RocksOptions {
     fn default() -> Self {
-        Self { cache_bytes: 256 << 20, write_buffer_bytes: 32 << 20, all_write_buffers_bytes: 128 << 20, background_jobs: 2 }
+        Self {
+            cache_bytes: 256 << 20,
+            write_buffer_bytes: 32 << 20,
+            all_write_buffers_bytes: 128 << 20,
+            background_jobs: 2,
+            background_bytes_per_second: 256 << 20,
+        }
     }
 }
 
@@ -50,6 +59,10 @@ pub struct RocksEngine {
     current: RwLock<Arc<Open>>,
     /// The mark of the latest commit. Also the commit lock.
     applied: Mutex<AppliedMark>,
+    /// The member stops: nobody waits for room any more.
+    stopping: AtomicBool,
+    /// A manual compaction is under way.
+    reclaiming: Mutex<()>,
 }
 
 /// One open database. Snapshots keep it alive after it was replaced; then its directory goes with the last of them.
@@ -64,6 +77,15 @@ struct Open {
 impl Open {
     fn db(&self) -> &DB {
         self.db.as_ref().expect("taken only when dropped")
+    }
+
+    /// The sum of properties over all families.
+    fn sum(&self, names: &[&str]) -> u64 {
+        let property = |space: &Space, name: &str| {
+            let value = self.db().property_int_value_cf(family(self.db(), *space), name);
+            value.ok().flatten().unwrap_or(0)
+        };
+        Space::ALL.iter().flat_map(|space| names.iter().map(move |name| property(space, name))).sum()
     }
 }
 
@@ -82,6 +104,8 @@ impl Drop for Open {
 #[derive(Default)]
 struct Flushes {
     state: Mutex<FlushState>,
+    /// A flush or a compaction has found no room, and none has ended well since.
+    full: AtomicBool,
 }
 
 #[derive(Default)]
@@ -128,8 +152,15 @@ struct Listener(Arc<Flushes>);
 
 impl EventListener for Listener {
     fn on_flush_completed(&self, info: &FlushJobInfo) {
+        self.0.full.store(false, Ordering::Release);
         if info.cf_name().as_deref() == Some(Space::Sys.name().as_bytes()) {
             self.0.flushed_up_to(info.largest_seqno());
+        }
+    }
+
+    fn on_background_error(&self, _: DBBackgroundErrorReason, status: MutableStatus) {
+        if status.result().as_ref().is_err_and(is_full) {
+            self.0.full.store(true, Ordering::Release);
         }
     }
 }
@@ -144,7 +175,38 @@ impl RocksEngine {
         sync_dir(base).map_err(|e| io(base, "sync", &e))?;
         let applied = read_mark(open.db(), &dir)?;
         open.flushes.raise(applied.pos);
-        Ok(Self { base: base.to_owned(), options, current: RwLock::new(Arc::new(open)), applied: Mutex::new(applied) })
+        Ok(Self {
+            base: base.to_owned(),
+            options,
+            current: RwLock::new(Arc::new(open)),
+            applied: Mutex::new(applied),
+            stopping: AtomicBool::new(false),
+            reclaiming: Mutex::default(),
+        })
+    }
+
+    /// Writes, and waits for room while there is none. RocksDB refuses all writes once a flush has failed for want of room, before it has
+    /// taken anything of them: so the same batch can be tried again.
+    fn write(&self, open: &Open, writes: &WriteBatch) -> Result<(), EngineError> {
+        let mut waited = false;
+        loop {
+            match open.db().write_without_wal(writes) {
+                Ok(()) if waited => {
+                    tracing::info!("the storage engine has room again");
+                    return Ok(());
+                }
+                Ok(()) => return Ok(()),
+                Err(error) if is_full(&error) && self.waits() => {
+                    if !std::mem::replace(&mut waited, true) {
+                        tracing::error!(%error, "the disk is full: the storage engine waits for room");
+                    }
+                    std::thread::sleep(FULL_PAUSE);
+                    // RocksDB looks by itself, too, every five seconds; while it does, or while there is no room, this does nothing.
+                    drop(open.db().resume());
+                }
+                Err(error) => return Err(io(&open.dir, "write", &error)),
+            }
+        }
     }
 
     fn current(&self) -> Arc<Open> {
@@ -174,7 +236,7 @@ impl Engine for RocksEngine {
         }
         // Last in the batch: its sequence number is the batch's.
         writes.put_cf(family(open.db(), Space::Sys), MARK_KEY, mark.encode());
-        open.db().write_without_wal(&writes).map_err(|e| io(&open.dir, "write", &e))?;
+        self.write(&open, &writes)?;
         open.flushes.committed(open.db().latest_sequence_number(), mark.pos);
         *applied = mark;
         Ok(())
@@ -190,12 +252,17 @@ impl Engine for RocksEngine {
 
     fn flush(&self) -> Result<LogPos, EngineError> {
         let open = self.current();
+        let full = || EngineError::Full { path: open.dir.clone(), what: "flush" };
+        // After a flush has failed for want of room, RocksDB holds the next one until there is some: nobody can wait for that.
+        if open.flushes.full.load(Ordering::Acquire) && open.db().resume().is_err() {
+            return Err(full());
+        }
         let before = self.applied().pos;
         let families: Vec<_> = Space::ALL.iter().map(|s| family(open.db(), *s)).collect();
         let families: Vec<_> = families.iter().collect();
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        open.db().flush_cfs_opt(&families, &options).map_err(|e| io(&open.dir, "flush", &e))?;
+        open.db().flush_cfs_opt(&families, &options).map_err(|e| if is_full(&e) { full() } else { io(&open.dir, "flush", &e) })?;
         open.flushes.raise(before);
         Ok(open.flushes.flushed())
     }
@@ -234,19 +301,34 @@ impl Engine for RocksEngine {
     }
 
     fn size(&self) -> u64 {
+        self.current().sum(&["rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables"])
+    }
+
+    fn in_use(&self) -> u64 {
         let open = self.current();
-        let property = |space: &Space, name: &str| {
-            let value = open.db().property_int_value_cf(family(open.db(), *space), name);
-            value.ok().flatten().unwrap_or(0)
-        };
-        let of = |space| property(space, "rocksdb.total-sst-files-size") + property(space, "rocksdb.cur-size-all-mem-tables");
-        Space::ALL.iter().map(of).sum()
+        open.sum(&["rocksdb.estimate-live-data-size", "rocksdb.cur-size-all-mem-tables"]).min(self.size())
+    }
+
+    fn stop_waiting(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.current().db().disable_manual_compaction();
+    }
+
+    fn waits(&self) -> bool {
+        !self.stopping.load(Ordering::Acquire)
     }
 
     fn reclaim(&self) -> Result<(), EngineError> {
+        let Ok(_one) = self.reclaiming.try_lock() else { return Ok(()) };
         let open = self.current();
+        let mut options = CompactOptions::default();
+        // Automatic compactions go on beside it, or writes would stall behind it.
+        options.set_exclusive_manual_compaction(false);
         for space in Space::ALL {
-            open.db().compact_range_cf(family(open.db(), *space), None::<&[u8]>, None::<&[u8]>);
+            if !self.waits() {
+                return Ok(());
+            }
+            open.db().compact_range_cf_opt(family(open.db(), *space), None::<&[u8]>, None::<&[u8]>, &options);
         }
         Ok(())
     }
@@ -254,6 +336,12 @@ impl Engine for RocksEngine {
 
 fn io(path: &Path, what: &'static str, why: &dyn std::fmt::Display) -> EngineError {
     EngineError::Io { path: path.to_owned(), what, why: why.to_string() }
+}
+
+/// Whether RocksDB says that there is no room. Its errors have no kind for that, only a text.
+fn is_full(error: &rocksdb::Error) -> bool {
+    let text = error.to_string();
+    text.contains("No space left on device") || text.contains("Disk quota exceeded")
 }
 
 fn generation_dir(base: &Path, generation: u64) -> PathBuf {
@@ -309,6 +397,7 @@ fn open_db(dir: &Path, generation: u64, options: &RocksOptions, create: bool) ->
     db.set_log_level(rocksdb::LogLevel::Warn);
     db.set_bytes_per_sync(1 << 20);
     db.set_stats_dump_period_sec(0);
+    db.set_ratelimiter(options.background_bytes_per_second, 100_000, 10);
     db.add_event_listener(Listener(flushes.clone()));
     let cache = Cache::new_lru_cache(options.cache_bytes);
     let default = ColumnFamilyDescriptor::new(rocksdb::DEFAULT_COLUMN_FAMILY_NAME, family_options(None, options, &cache));
@@ -337,111 +426,14 @@ fn family_options(space: Option<Space>, options: &RocksOptions, cache: &Cache) -
     table.set_format_version(6);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    if matches!(space, Some(Space::Meta | Space::Kv)) {
+    if matches!(space, Some(Space::Meta | Space::Kv | Space::Sys)) {
         table.set_bloom_filter(10.0, false);
     }
-    if space == Some(Space::Meta) {
+    // Every command looks for alarms, which there are none of.
+    if matches!(space, Some(Space::Meta | Space::Sys)) {
         cf.set_memtable_whole_key_filtering(true);
         cf.set_memtable_prefix_bloom_ratio(0.05);
     }
     cf.set_block_based_table_factory(&table);
     cf
-}
-
-type DbSnapshot<'a> = Snapshot<'a>;
-
-self_cell::self_cell!(
-    struct RocksView {
-        owner: Arc<Open>,
-        #[covariant]
-        dependent: DbSnapshot,
-    }
-);
-
-impl View for RocksView {
-    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
-        let value = self.borrow_dependent().get_cf(family(self.borrow_owner().db(), space), key);
-        value.map(|v| v.map(Bytes::from)).map_err(|e| ViewError { space, why: e.to_string() })
-    }
-
-    fn scan<'a>(&'a self, space: Space, from: Bound<&[u8]>, to: Bound<&[u8]>, reverse: bool) -> Scan<'a> {
-        let (lower, upper) = (lower_bound(from), upper_bound(to));
-        if let (Some(lower), Some(upper)) = (&lower, &upper)
-            && lower >= upper
-        {
-            return Box::new(std::iter::empty());
-        }
-        let mut options = ReadOptions::default();
-        options.set_total_order_seek(true);
-        if let Some(lower) = lower {
-            options.set_iterate_lower_bound(lower);
-        }
-        if let Some(upper) = upper {
-            options.set_iterate_upper_bound(upper);
-        }
-        let mut iter = self.borrow_dependent().raw_iterator_cf_opt(family(self.borrow_owner().db(), space), options);
-        if reverse {
-            iter.seek_to_last();
-        } else {
-            iter.seek_to_first();
-        }
-        Box::new(RocksScan { iter, space, reverse, state: ScanState::Positioned })
-    }
-}
-
-/// The smallest key that a lower bound lets in.
-fn lower_bound(bound: Bound<&[u8]>) -> Option<Vec<u8>> {
-    match bound {
-        Bound::Unbounded => None,
-        Bound::Included(key) => Some(key.to_vec()),
-        Bound::Excluded(key) => Some(successor(key)),
-    }
-}
-
-/// The smallest key that an upper bound keeps out.
-fn upper_bound(bound: Bound<&[u8]>) -> Option<Vec<u8>> {
-    match bound {
-        Bound::Unbounded => None,
-        Bound::Excluded(key) => Some(key.to_vec()),
-        Bound::Included(key) => Some(successor(key)),
-    }
-}
-
-fn successor(key: &[u8]) -> Vec<u8> {
-    [key, &[0]].concat()
-}
-
-enum ScanState {
-    /// The iterator stands on a record that was not given out.
-    Positioned,
-    /// It stands on the record that was given out last.
-    Given,
-    Ended,
-}
-
-struct RocksScan<'a> {
-    iter: DBRawIterator<'a>,
-    space: Space,
-    reverse: bool,
-    state: ScanState,
-}
-
-impl Iterator for RocksScan<'_> {
-    type Item = Result<(Bytes, Bytes), ViewError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self.state {
-            ScanState::Positioned => {}
-            ScanState::Given if self.reverse => self.iter.prev(),
-            ScanState::Given => self.iter.next(),
-            ScanState::Ended => return None,
-        }
-        if let Some((key, value)) = self.iter.item() {
-            self.state = ScanState::Given;
-            return Some(Ok((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))));
-        }
-        self.state = ScanState::Ended;
-        let failed = self.iter.status().err()?;
-        Some(Err(ViewError { space: self.space, why: failed.to_string() }))
-    }
 }

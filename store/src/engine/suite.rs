@@ -58,7 +58,13 @@ struct RocksLab {
 }
 
 fn small() -> RocksOptions {
-    RocksOptions { cache_bytes: 1 << 20, write_buffer_bytes: 256 << 10, all_write_buffers_bytes: 4 << 20, background_jobs: 2 }
+    RocksOptions {
+        cache_bytes: 1 << 20,
+        write_buffer_bytes: 256 << 10,
+        all_write_buffers_bytes: 4 << 20,
+        background_jobs: 2,
+        ..RocksOptions::default()
+    }
 }
 
 fn copy_all(from: &Path, to: &Path) {

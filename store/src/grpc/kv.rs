@@ -107,8 +107,8 @@ impl pb::kv_server::Kv for Api {
 
     async fn compact(&self, req: Request<pb::CompactionRequest>) -> Result<Response<pb::CompactionResponse>, Status> {
         self.not_learner()?;
-        let revision = Revision::new(req.into_inner().revision);
-        self.service.compact(revision).await.map_err(|e| kv_status(&e))?;
+        let req = req.into_inner();
+        self.service.compact(Revision::new(req.revision), req.physical).await.map_err(|e| kv_status(&e))?;
         Ok(Response::new(pb::CompactionResponse { header: self.header_now() }))
     }
 }
@@ -128,28 +128,23 @@ struct Chunks {
 
 impl Chunks {
     async fn next(mut self) -> Result<(pb::RangeStreamResponse, Option<Self>), Status> {
-        let mut req = self.req.clone();
-        req.limit = if self.left == 0 { self.size } else { self.size.min(self.left) };
-        let asked = req.limit;
-        let mut res = self.api.service.reader.range_here(req).await.map_err(|e| kv_status(&e))?;
-        let count = *self.count.get_or_insert(res.count);
+        let asked = if self.left == 0 { self.size } else { self.size.min(self.left) };
+        let piece = self.api.service.reader.page_here(&self.req, asked, self.count.is_none()).await.map_err(|e| kv_status(&e))?;
+        let count = *self.count.get_or_insert(piece.count);
+        // The first piece pins the revision.
+        self.req.at = if self.req.at == Revision::ZERO { piece.revision } else { self.req.at };
         let full = self.left != 0 && asked == self.left;
-        let last_key = res.kvs.last().map(|kv| kv.key.clone());
-        let (true, false, Some(last_key)) = (res.more, full, last_key) else {
-            res.count = count;
-            let header = self.api.header(res.revision);
-            let range_response = Some(response::range_to_wire(res, header));
+        let last_key = piece.kvs.last().map(|kv| kv.key.clone());
+        let (true, false, Some(last_key)) = (piece.more, full, last_key) else {
+            let header = self.api.header(piece.revision);
+            let range_response = Some(response::range_to_wire(RangeRes { count, ..piece }, header));
             return Ok((pb::RangeStreamResponse { range_response }, None));
         };
         if self.left != 0 {
-            self.left -= res.kvs.len();
-        }
-        if self.req.at == Revision::ZERO {
-            self.req.at = res.revision;
+            self.left -= piece.kvs.len();
         }
         self.req.range = after(&self.req.range, &last_key);
-        let res = RangeRes { more: false, count: 0, ..res };
-        let piece = response::range_to_wire(res, None);
+        let piece = response::range_to_wire(RangeRes { more: false, count: 0, ..piece }, None);
         self.size = match piece.encoded_len() {
             len if len * 2 <= limits::REQUEST_BYTES => self.size.saturating_mul(2),
             len if len > limits::REQUEST_BYTES => (self.size / 2).max(1),

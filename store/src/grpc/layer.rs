@@ -10,7 +10,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use kontiki_proto::convert::error::EtcdError;
+use kontiki_proto::convert::error::{EtcdError, kv_status};
 use kontiki_proto::trace::{self, names};
 use tonic::Code;
 use tracing::Instrument as _;
@@ -39,6 +39,11 @@ pub(super) async fn around(State(service): State<Arc<Service>>, request: Request
     let Some(rpc) = rpc else { return next.run(request).instrument(span).await };
     service.metrics.started.get_or_create(&rpc).inc();
     let counted = Counted { rpc, metrics: Arc::clone(&service.metrics), done: false };
+    if serves_data(&counted.rpc)
+        && let Err(error) = service.room.serves()
+    {
+        return finish(kv_status(&error).into_http(), counted);
+    }
     let leaderless = service.status.borrow().leader.is_none();
     if needs_leader && leaderless {
         return finish(EtcdError::NoLeader.status().into_http(), counted);
@@ -48,6 +53,11 @@ pub(super) async fn around(State(service): State<Arc<Service>>, request: Request
         span.record("code", go_name(code));
     }
     finish(response, counted)
+}
+
+/// Whether a call reads or writes keys or leases: what a corrupt member does not do.
+fn serves_data(rpc: &Rpc) -> bool {
+    ["etcdserverpb.KV", "etcdserverpb.Watch", "etcdserverpb.Lease", "v3lockpb.Lock", "v3electionpb.Election"].contains(&&*rpc.grpc_service)
 }
 
 /// Which call it is, if it is a known one; its span; whether it demands a leader.

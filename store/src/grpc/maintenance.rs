@@ -6,6 +6,7 @@ use futures::Stream;
 use kontiki_base::ids::{MemberId, Revision};
 use kontiki_base::kv::KvError;
 use kontiki_mvcc::hash::{KvHash, hash_kv};
+use kontiki_mvcc::{Alarm, AlarmKind};
 use kontiki_proto::convert::error::{EtcdError, kv_status};
 use kontiki_proto::etcd::etcdserverpb as pb;
 use pb::alarm_request::AlarmAction;
@@ -39,44 +40,61 @@ impl Api {
 #[tonic::async_trait]
 impl pb::maintenance_server::Maintenance for Api {
     async fn alarm(&self, req: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
+        self.not_learner()?;
         let req = req.into_inner();
-        let none = pb::AlarmResponse { header: self.header_now(), alarms: Vec::new() };
-        match AlarmAction::try_from(req.action) {
-            // No alarm can be raised, so there is none to be told of, and none to be taken back.
-            Ok(AlarmAction::Get | AlarmAction::Deactivate) => Ok(Response::new(none)),
-            Ok(AlarmAction::Activate) if req.alarm == pb::AlarmType::None as i32 => Ok(Response::new(none)),
-            Ok(AlarmAction::Activate) => Err(Status::unimplemented("kontiki: alarms are not built yet")),
-            Err(_) => Ok(Response::new(none)),
-        }
+        let kind = AlarmKind::ALL.iter().copied().find(|kind| i32::from(*kind as u8) == req.alarm);
+        let change = |raise| async move {
+            // No kind, or one that we do not know: nothing to do, as in etcd.
+            let Some(kind) = kind else { return Ok(Vec::new()) };
+            let alarm = Alarm { kind, member: MemberId::new(req.member_id), automatic: false };
+            let changed = self.service.alarm(raise, alarm).await.map_err(|e| kv_status(&e))?;
+            Ok::<_, Status>(changed.into_iter().collect())
+        };
+        let alarms: Vec<Alarm> = match AlarmAction::try_from(req.action) {
+            Ok(AlarmAction::Get) => {
+                // What all have agreed on, not what this member happens to have heard.
+                self.service.reader.barrier().await.map_err(|e| kv_status(&e))?;
+                let all = self.service.room.alarms();
+                all.iter().copied().filter(|alarm| req.alarm == 0 || Some(alarm.kind) == kind).collect()
+            }
+            Ok(AlarmAction::Activate) => change(true).await?,
+            Ok(AlarmAction::Deactivate) => change(false).await?,
+            Err(_) => Vec::new(),
+        };
+        let wire = |alarm: Alarm| pb::AlarmMember { member_id: alarm.member.get(), alarm: i32::from(alarm.kind as u8) };
+        Ok(Response::new(pb::AlarmResponse { header: self.header_now(), alarms: alarms.into_iter().map(wire).collect() }))
     }
 
     async fn status(&self, _req: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
         let raft = self.service.raft();
-        let size = i64::try_from(self.service.views.size()).unwrap_or(i64::MAX);
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let (size, in_use) = (self.service.views.size(), self.service.views.in_use());
         let mut errors: Vec<String> = raft.fatal.iter().cloned().collect();
         if raft.leader.is_none() {
             errors.push(EtcdError::NoLeader.text().into());
         }
+        errors.extend(self.service.room.alarms().iter().map(ToString::to_string));
         Ok(Response::new(pb::StatusResponse {
             header: self.header_now(),
             version: ETCD_VERSION.into(),
-            db_size: size,
+            db_size: bytes(size),
             leader: raft.leader.map_or(0, MemberId::get),
             raft_index: raft.committed.get(),
             raft_term: raft.term.get(),
             raft_applied_index: raft.applied.get(),
             errors,
-            db_size_in_use: size,
+            db_size_in_use: bytes(in_use),
             is_learner: raft.role == Role::Learner,
             storage_version: ETCD_CLUSTER_VERSION.into(),
-            // There is no quota: the disk is the limit.
-            db_size_quota: 0,
+            // 0 says that the disk is the limit.
+            db_size_quota: bytes(self.service.room.quota()),
             downgrade_info: Some(pb::DowngradeInfo::default()),
         }))
     }
 
     async fn defragment(&self, _req: Request<pb::DefragmentRequest>) -> Result<Response<pb::DefragmentResponse>, Status> {
-        // Space returns by itself, in the background. etcd leaves this header unset.
+        // Space returns by itself; this makes it return sooner, in the background, and nobody is held up. etcd leaves this header unset.
+        self.service.views.reclaim();
         Ok(Response::new(pb::DefragmentResponse { header: None }))
     }
 

@@ -22,6 +22,11 @@ pub trait LogDisk: Send + Sync + 'static {
 
     /// Removes a file; durable on return.
     fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// How much longer a sync takes than usual: simulated disks have a word in simulated time.
+    fn latency(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
 }
 
 /// An open file.
@@ -77,15 +82,11 @@ impl LogDisk for FsDisk {
 
     fn create(&self, name: &str, len: u64) -> io::Result<()> {
         let unfinished = self.dir.join(format!("{name}{UNFINISHED}"));
-        let file = std::fs::File::create(&unfinished)?;
-        let zeros = vec![0; 1 << 20];
-        let mut at = 0;
-        while at < len {
-            let n = (len - at).min(zeros.len() as u64);
-            file.write_all_at(&zeros[..n as usize], at)?;
-            at += n;
+        if let Err(error) = fill_with_zeros(&unfinished, len) {
+            // On a full disk, what could be written of it is needed by others.
+            drop(std::fs::remove_file(&unfinished));
+            return Err(error);
         }
-        file.sync_all()?;
         std::fs::rename(&unfinished, self.dir.join(name))?;
         sync_dir(&self.dir)
     }
@@ -104,6 +105,18 @@ impl LogDisk for FsDisk {
         std::fs::remove_file(self.dir.join(name))?;
         sync_dir(&self.dir)
     }
+}
+
+fn fill_with_zeros(path: &Path, len: u64) -> io::Result<()> {
+    let file = std::fs::File::create(path)?;
+    let zeros = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < len {
+        let n = (len - at).min(zeros.len() as u64);
+        file.write_all_at(&zeros[..n as usize], at)?;
+        at += n;
+    }
+    file.sync_all()
 }
 
 struct FsFile(std::fs::File);

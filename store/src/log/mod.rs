@@ -3,6 +3,7 @@
 //! The log is the truth: votes and entries are on it before anybody is told. Everything else is a cache of it.
 
 pub mod disk;
+mod meter;
 mod record;
 mod recover;
 pub mod sim;
@@ -20,10 +21,11 @@ use kontiki_proto::trace::TraceContext;
 use tokio::sync::mpsc;
 
 pub use disk::{FsDisk, LogDisk, LogFile};
+pub use meter::SyncMeter;
 pub use record::{LogEntry, Vote};
 pub use state::{Cold, ColdRead};
 use state::{Failure, Shared};
-use writer::{Job, What, Writer};
+use writer::{Job, Ran, What, Writer};
 
 /// How the log uses the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +44,10 @@ impl Default for LogOptions {
     }
 }
 
-/// What can go wrong in the log. All of them stop the member.
+/// A writer that finds no room on the disk looks again after this long.
+const FULL_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// What can go wrong in the log. All of them stop the member, except that it waits while the disk is full.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The operating system failed.
@@ -54,6 +59,12 @@ pub enum LogError {
         file: String,
         /// What came back.
         source: std::io::Error,
+    },
+    /// There is no room for another segment. Nothing is lost: what is queued is written once there is room.
+    #[error("raft log: no room for {file}")]
+    Full {
+        /// Which file could not be made.
+        file: String,
     },
     /// Records that had been synced are damaged: the medium failed. Nothing was changed; the member must be restored from the others.
     #[error("raft log is corrupt: {file} at byte {offset}: {why}")]
@@ -124,27 +135,31 @@ pub struct Log {
 impl Log {
     /// Opens the log: reads all segments, cuts off a torn tail, refuses a damaged log. Blocks.
     pub fn open(disk: Arc<dyn LogDisk>, options: LogOptions, runner: Runner, random: u64) -> Result<Self, LogError> {
+        Self::open_metered(disk, options, runner, random, None)
+    }
+
+    /// As [`Log::open`], with a meter for its writes.
+    pub fn open_metered(
+        disk: Arc<dyn LogDisk>,
+        options: LogOptions,
+        runner: Runner,
+        random: u64,
+        meter: Option<Arc<SyncMeter>>,
+    ) -> Result<Self, LogError> {
+        let latency = Arc::clone(&disk);
         let shared = Arc::new(Shared::new(options.tail_bytes));
         let in_background = matches!(runner, Runner::Thread);
-        let mut writer = recover::open(disk, options.clone(), shared.clone(), random, in_background)?;
-        let (jobs, mut queue) = mpsc::channel(limits::RAFT_LOG_QUEUE);
+        let writer = recover::open(disk, options.clone(), shared.clone(), random, in_background)?;
+        let (jobs, queue) = mpsc::channel(limits::RAFT_LOG_QUEUE);
         match runner {
             Runner::Thread => {
-                let run = move || {
-                    let mut batch = Vec::new();
-                    while queue.blocking_recv_many(&mut batch, limits::RAFT_LOG_QUEUE) > 0 {
-                        if writer.run(&mut batch).is_break() {
-                            return;
-                        }
-                    }
-                    writer.close();
-                };
+                let run = move || run_thread(meter.as_deref(), writer, queue);
                 let spawned = std::thread::Builder::new().name("raft-log".into()).spawn(run);
                 spawned.map_err(|source| LogError::Io { what: "start the thread of", file: "the log".into(), source })?;
             }
             Runner::Task { env, sync_us } => {
                 let clock = env.clone();
-                env.spawn("raft.log", Box::pin(run_task(clock, sync_us, writer, queue)));
+                env.spawn("raft.log", Box::pin(run_task(clock, sync_us, latency, meter, writer, queue)));
             }
         }
         Ok(Self { shared, jobs, segment_bytes: options.segment_bytes })
@@ -198,6 +213,11 @@ impl Log {
         self.shared.read(from, to, max_bytes)
     }
 
+    /// The member stops: from now on writes that find no room fail instead of waiting for it.
+    pub fn stop_waiting(&self) {
+        self.shared.stop_waiting();
+    }
+
     /// Ends the log once everything that was queued is written; whatever is asked for later fails. The future ends when the files are left alone.
     pub async fn close(&self) {
         let (done, closed) = tokio::sync::oneshot::channel();
@@ -215,14 +235,58 @@ impl Log {
     }
 }
 
-async fn run_task(env: Arc<dyn Env>, sync_us: u64, mut writer: Writer, mut queue: mpsc::Receiver<Job>) {
+fn run_thread(meter: Option<&SyncMeter>, mut writer: Writer, mut queue: mpsc::Receiver<Job>) {
+    let mut batch = Vec::new();
+    while queue.blocking_recv_many(&mut batch, limits::RAFT_LOG_QUEUE) > 0 {
+        meter.inspect(|meter| meter.begin());
+        loop {
+            match writer.run(&mut batch) {
+                Ran::All => break,
+                Ran::Closed => return,
+                Ran::DiskFull => {
+                    std::thread::sleep(FULL_PAUSE);
+                    take_more(&mut batch, &mut queue);
+                }
+            }
+        }
+        meter.inspect(|meter| meter.end());
+    }
+    writer.close();
+}
+
+/// Looks whether the log is to be closed, which ends the wait for room.
+fn take_more(batch: &mut Vec<Job>, queue: &mut mpsc::Receiver<Job>) {
+    while batch.len() < 2 * limits::RAFT_LOG_QUEUE
+        && let Ok(job) = queue.try_recv()
+    {
+        batch.push(job);
+    }
+}
+
+async fn run_task(
+    env: Arc<dyn Env>,
+    sync_us: u64,
+    disk: Arc<dyn LogDisk>,
+    meter: Option<Arc<SyncMeter>>,
+    mut writer: Writer,
+    mut queue: mpsc::Receiver<Job>,
+) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, limits::RAFT_LOG_QUEUE).await > 0 {
+        let meter = meter.as_deref().inspect(|meter| meter.begin());
         let micros = env.random_u64() % (sync_us + 1);
-        env.sleep(std::time::Duration::from_micros(micros)).await;
-        if writer.run(&mut batch).is_break() {
-            return;
+        env.sleep(std::time::Duration::from_micros(micros) + disk.latency()).await;
+        loop {
+            match writer.run(&mut batch) {
+                Ran::All => break,
+                Ran::Closed => return,
+                Ran::DiskFull => {
+                    env.sleep(FULL_PAUSE).await;
+                    take_more(&mut batch, &mut queue);
+                }
+            }
         }
+        meter.inspect(|meter| meter.end());
     }
     writer.close();
 }

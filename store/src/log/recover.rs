@@ -110,6 +110,7 @@ pub(super) fn open(
         buffer: BytesMut::new(),
         placed: Vec::new(),
         hinted: replay.committed,
+        waits_for_room: false,
     };
     writer.retire()?;
     writer.prepare_spare();

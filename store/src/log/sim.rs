@@ -26,6 +26,9 @@ struct Inner {
     /// Counts power cuts; files opened before one are dead.
     life: u64,
     syncs: u64,
+    /// No file can be made.
+    full: bool,
+    latency: std::time::Duration,
 }
 
 /// A disk in memory. A clone is another handle to the same disk, so it outlives the member that runs on it.
@@ -53,6 +56,16 @@ impl SimDisk {
     /// Syncs that were made so far.
     pub fn syncs(&self) -> u64 {
         self.lock().syncs
+    }
+
+    /// Fills the disk, or makes room on it: files that are there can be written all the same.
+    pub fn set_full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
+    /// Makes every sync take this much longer.
+    pub fn set_latency(&self, latency: std::time::Duration) {
+        self.lock().latency = latency;
     }
 
     /// What a power cut leaves: all that was synced, and each sector of the rest or not, as `random` says. The disk works again after.
@@ -126,6 +139,9 @@ impl LogDisk for SimDisk {
     fn create(&self, name: &str, len: u64) -> io::Result<()> {
         let mut inner = self.lock();
         inner.change()?;
+        if inner.full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let zeros = vec![0; len as usize];
         let file = File { durable: zeros.clone(), live: zeros, unsynced: Vec::new() };
         inner.files.insert(name.into(), Arc::new(Mutex::new(file)));
@@ -150,6 +166,10 @@ impl LogDisk for SimDisk {
         let mut inner = self.lock();
         inner.change()?;
         inner.files.remove(name).map(drop).ok_or_else(|| missing(name))
+    }
+
+    fn latency(&self) -> std::time::Duration {
+        self.lock().latency
     }
 }
 

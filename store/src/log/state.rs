@@ -1,6 +1,7 @@
 //! The log in memory: its newest entries, and where the older ones are. Shared by the writer and all readers.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -61,6 +62,8 @@ struct State {
 }
 
 pub(super) struct Shared {
+    /// The member stops: a full disk is not waited for.
+    gives_up: AtomicBool,
     state: Mutex<State>,
     tail_limit: usize,
 }
@@ -117,7 +120,15 @@ fn read_entry(location: Location, segment: &Readable) -> Result<LogEntry, LogErr
 
 impl Shared {
     pub(super) fn new(tail_limit: usize) -> Self {
-        Self { state: Mutex::new(State { locations_from: 1, ..State::default() }), tail_limit }
+        Self { gives_up: AtomicBool::new(false), state: Mutex::new(State { locations_from: 1, ..State::default() }), tail_limit }
+    }
+
+    pub(super) fn stop_waiting(&self) {
+        self.gives_up.store(true, Ordering::Release);
+    }
+
+    pub(super) fn gives_up(&self) -> bool {
+        self.gives_up.load(Ordering::Acquire)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

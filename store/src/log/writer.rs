@@ -1,7 +1,6 @@
 //! The one writer of the log: takes what is queued, writes it as one batch, syncs once, and tells everybody.
 
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
@@ -29,8 +28,21 @@ pub(super) enum What {
     Vote(Vote),
     Truncate(LogPos),
     Purge(LogPos),
+    /// It has been written already, when there was no room for what followed it.
+    Written,
     /// Nothing comes after this.
     Close,
+}
+
+/// How far the writer has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ran {
+    /// Everything is answered.
+    All,
+    /// The log was closed.
+    Closed,
+    /// There is no room for what is left.
+    DiskFull,
 }
 
 /// A write that is queued.
@@ -82,32 +94,52 @@ pub(super) struct Writer {
     pub(super) buffer: BytesMut,
     pub(super) placed: Vec<Placed>,
     pub(super) hinted: LogPos,
+    /// There was no room for a segment the last time.
+    pub(super) waits_for_room: bool,
 }
 
 impl Writer {
-    /// Writes all of `jobs` and answers them. Breaks if the log was closed.
-    pub(super) fn run(&mut self, jobs: &mut Vec<Job>) -> ControlFlow<()> {
+    /// Writes all of `jobs` and answers them. If there is no room on the disk, those that are left stay there to be tried again.
+    pub(super) fn run(&mut self, jobs: &mut Vec<Job>) -> Ran {
         let closed = jobs.iter().position(|job| matches!(job.what, What::Close));
         let late = closed.map(|at| jobs.split_off(at)).unwrap_or_default();
-        self.run_open(jobs);
-        if closed.is_none() {
-            return ControlFlow::Continue(());
+        let full = !self.run_open(jobs);
+        if full && self.shared.gives_up() {
+            let failure = self.shared.fail(Failure::new("the disk is full, and the member stops"));
+            jobs.drain(..).for_each(|job| job.fail(&failure));
         }
-        self.close();
+        let full = full && !jobs.is_empty();
+        if closed.is_none() {
+            return if full { Ran::DiskFull } else { Ran::All };
+        }
+        if !full {
+            self.close();
+        }
         let failure = self.shared.fail(Failure::new("the log is closed"));
-        late.into_iter().for_each(|job| job.fail(&failure));
-        ControlFlow::Break(())
+        jobs.drain(..).chain(late).for_each(|job| job.fail(&failure));
+        Ran::Closed
     }
 
-    fn run_open(&mut self, jobs: &mut Vec<Job>) {
+    /// Whether there was room for it.
+    fn run_open(&mut self, jobs: &mut Vec<Job>) -> bool {
         if let Some(failure) = self.shared.failure() {
-            return jobs.drain(..).for_each(|job| job.fail(&failure));
+            jobs.drain(..).for_each(|job| job.fail(&failure));
+            return true;
         }
         let spans = sync_spans(jobs);
         let written = self.write(jobs);
         drop(spans);
         match written {
+            Err(LogError::Full { file }) => {
+                if !std::mem::replace(&mut self.waits_for_room, true) {
+                    tracing::error!(%file, "the disk is full: the raft log waits for room");
+                }
+                return false;
+            }
             Ok(()) => {
+                if std::mem::take(&mut self.waits_for_room) {
+                    tracing::info!("the raft log has room again");
+                }
                 if let Some(last) = jobs.last() {
                     self.shared.completed(last.number);
                 }
@@ -117,12 +149,13 @@ impl Writer {
                 // What is on disk now is not known, and asking again does not tell: the member must stop.
                 let failure = self.shared.fail(Failure::new(&error.to_string()));
                 jobs.drain(..).for_each(|job| job.fail(&failure));
-                return;
+                return true;
             }
         }
         if let Err(error) = self.retire() {
             self.shared.fail(Failure::new(&error.to_string()));
         }
+        true
     }
 
     /// Writes the commit hint if it is not on disk yet: the next start replays more by itself.
@@ -131,35 +164,60 @@ impl Writer {
         if self.shared.failure().is_some() || self.shared.committed() == self.hinted {
             return;
         }
-        if let Err(error) = self.stage(&Record::Vote(vote)).and_then(|()| self.commit_batch()) {
+        let last = Record::Vote(vote);
+        if let Err(error) = self.make_room(last.size()).map(|()| self.stage(&last)).and_then(|()| self.commit_batch()) {
             tracing::warn!(%error, "commit position was not written when the log closed");
         }
     }
 
     fn write(&mut self, jobs: &mut [Job]) -> Result<(), LogError> {
         for job in jobs {
-            match &mut job.what {
+            let record = match &mut job.what {
                 What::Append { entries, .. } => {
-                    for entry in entries.drain(..) {
-                        self.stage(&Record::Entry(entry))?;
-                    }
+                    self.write_entries(entries)?;
+                    continue;
                 }
-                What::Vote(vote) => self.stage(&Record::Vote(*vote))?,
-                What::Truncate(after) => self.stage(&Record::Truncate(*after))?,
-                What::Purge(upto) => self.stage(&Record::Purge(*upto))?,
-                What::Close => {}
-            }
+                What::Vote(vote) => Record::Vote(*vote),
+                What::Truncate(after) => Record::Truncate(*after),
+                What::Purge(upto) => Record::Purge(*upto),
+                What::Written | What::Close => continue,
+            };
+            self.make_room(record.size())?;
+            self.stage(&record);
+            job.what = What::Written;
         }
         self.commit_batch()
     }
 
-    /// Adds a record to the batch; rolls over to a new segment if it does not fit.
-    fn stage(&mut self, record: &Record) -> Result<(), LogError> {
-        let size = record.size();
+    /// Stages entries; those for which there is no room stay.
+    fn write_entries(&mut self, entries: &mut Vec<LogEntry>) -> Result<(), LogError> {
+        let (mut staged, mut room) = (0, Ok(()));
+        for entry in &*entries {
+            let record = Record::Entry(entry.clone());
+            room = self.make_room(record.size());
+            if room.is_err() {
+                break;
+            }
+            self.stage(&record);
+            staged += 1;
+        }
+        entries.drain(..staged);
+        room
+    }
+
+    /// Rolls over to a new segment if a record does not fit the present one. If that fails for want of room, nothing has changed but that the batch
+    /// so far is written.
+    fn make_room(&mut self, size: usize) -> Result<(), LogError> {
         if self.active.offset as usize + self.buffer.len() + size + RESERVE > self.active.size as usize {
             self.commit_batch()?;
             self.roll()?;
         }
+        Ok(())
+    }
+
+    /// Adds a record to the batch. There is [room](Self::make_room) for it.
+    fn stage(&mut self, record: &Record) {
+        let size = record.size();
         let offset = self.active.offset as usize + self.buffer.len();
         record.put(&mut self.buffer, self.active.seed, self.epoch + 1);
         match record {
@@ -189,7 +247,6 @@ impl Writer {
             }
             Record::End(_) | Record::Seal => {}
         }
-        Ok(())
     }
 
     /// Ends the batch, writes it and syncs it.
@@ -323,12 +380,20 @@ pub(super) fn activate(
     };
     match spares.lock().unwrap_or_else(PoisonError::into_inner).pop() {
         Some(spare) => disk.rename(&spare, &name).map_err(io("rename a spare to"))?,
-        None => disk.create(&name, options.segment_bytes.into()).map_err(io("create"))?,
+        None => match disk.create(&name, options.segment_bytes.into()) {
+            Err(error) if is_full(&error) => return Err(LogError::Full { file: name }),
+            created => created.map_err(io("create"))?,
+        },
     }
     let file = disk.open(&name).map_err(io("open"))?;
     file.write_at(0, &header.encode()).map_err(io("write the head of"))?;
     file.sync().map_err(io("sync"))?;
     Ok(file)
+}
+
+/// Whether there was no room: the one error that passes by itself.
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 pub(super) fn segment_name(number: u64) -> String {

@@ -87,6 +87,7 @@ const RPCS: &[(PeerRpc, u32, Lane, Duration)] = &[
     (PeerRpc::Propose, 7, Lane::Clients, Duration::from_secs(7)),
     (PeerRpc::Ask, 8, Lane::Clients, Duration::from_secs(5)),
     (PeerRpc::Heartbeat, 9, Lane::Urgent, Duration::from_millis(1_000)),
+    (PeerRpc::Fetch, 10, Lane::Bulk, Duration::from_secs(10)),
 ];
 
 /// A row of [`RPCS`].

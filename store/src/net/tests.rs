@@ -38,11 +38,11 @@ const PEER: MemberId = MemberId::new(7);
 
 #[test]
 fn every_kind_of_message_has_one_row() {
-    use PeerRpc::{Append, Ask, Heartbeat, PreVote, Propose, ReadIndex, Snapshot, TransferLeader, Vote};
-    for rpc in [Vote, PreVote, Append, Heartbeat, Snapshot, TransferLeader, ReadIndex, Propose, Ask] {
+    use PeerRpc::{Append, Ask, Fetch, Heartbeat, PreVote, Propose, ReadIndex, Snapshot, TransferLeader, Vote};
+    for rpc in [Vote, PreVote, Append, Heartbeat, Snapshot, TransferLeader, ReadIndex, Propose, Ask, Fetch] {
         assert_eq!(rpc_of(row(rpc).0), Some(rpc));
     }
-    assert_eq!(RPCS.len(), 9);
+    assert_eq!(RPCS.len(), 10);
     assert_eq!(rpc_of(0), None);
 }
 

@@ -15,7 +15,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use super::network::within;
 use super::node::Inner;
 use super::types::{Membership, Peer};
-use super::{Member, start, wire};
+use super::{Member, scrub, start, wire};
 
 /// A question to the leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,10 +29,12 @@ pub(super) enum Request {
     Transfer(MemberId),
     /// Any member answers this one: its membership, if it has one.
     Hello,
+    /// Any member answers this one, too: what it finds in a part of its state.
+    Compare(scrub::Question),
 }
 
 impl Request {
-    fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         match self {
             Self::Desk(question) => {
@@ -48,6 +50,10 @@ impl Request {
             Self::Update(member) => put_member(&mut out, 4, member),
             Self::Transfer(id) => put_id(&mut out, 5, *id),
             Self::Hello => out.put_u8(6),
+            Self::Compare(question) => {
+                out.put_u8(7);
+                question.encode(&mut out);
+            }
         }
         out.freeze()
     }
@@ -61,6 +67,7 @@ impl Request {
             4 => Self::Update(get_member(from)?),
             5 => Self::Transfer(MemberId::new(wire::decode(from, wire::get_u64).ok()?)),
             6 if from.is_empty() => Self::Hello,
+            7 => Self::Compare(scrub::Question::decode(from)?),
             _ => return None,
         })
     }
@@ -128,7 +135,7 @@ fn encode_reply(reply: &Result<Bytes, KvError>) -> Bytes {
     out.freeze()
 }
 
-fn decode_reply(mut from: Bytes) -> Result<Bytes, KvError> {
+pub(super) fn decode_reply(mut from: Bytes) -> Result<Bytes, KvError> {
     let number = from.try_get_u8().map_err(|_| KvError::Internal("an empty reply of the leader".into()))?;
     let text = || String::from_utf8_lossy(&from).into_owned();
     match number {
@@ -177,6 +184,9 @@ async fn answer(inner: &Arc<Inner>, request: Request) -> Result<Bytes, KvError> 
         wire::put_membership(&mut out, membership(inner).membership());
         return Ok(out.freeze());
     }
+    if let Request::Compare(question) = request {
+        return Ok(scrub::answer(inner, question).await.encode());
+    }
     if inner.lead().is_none_or(|lead| lead.id != inner.id) {
         return Err(KvError::NoLeader);
     }
@@ -196,7 +206,7 @@ async fn answer(inner: &Arc<Inner>, request: Request) -> Result<Bytes, KvError> 
             inner.change(ChangeMembers::SetNodes(BTreeMap::from([(member.id.get(), peer)]))).await?;
         }
         Request::Transfer(to) => transfer(inner, to).await?,
-        Request::Hello => {}
+        Request::Hello | Request::Compare(_) => {}
     }
     Ok(Bytes::new())
 }
@@ -238,6 +248,11 @@ async fn transfer(inner: &Inner, to: MemberId) -> Result<(), KvError> {
 
 /// Before a leader stops it gives its leadership to the member that has the most of its log, so that writes go on at once.
 pub(super) async fn leave_leadership(inner: &Inner) {
+    leave_leadership_to(inner, |_| true).await;
+}
+
+/// The same, to one of some.
+pub(super) async fn leave_leadership_to(inner: &Inner, suits: impl Fn(MemberId) -> bool) {
     if inner.lead().is_none_or(|lead| lead.id != inner.id) {
         return;
     }
@@ -245,7 +260,11 @@ pub(super) async fn leave_leadership(inner: &Inner) {
     let best = {
         let metrics = inner.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let others = metrics.replication.iter().flatten().filter(|(id, _)| **id != inner.id.get() && voters.contains(*id));
+        let others = metrics
+            .replication
+            .iter()
+            .flatten()
+            .filter(|(id, _)| **id != inner.id.get() && voters.contains(*id) && suits(MemberId::new(**id)));
         others.max_by_key(|(_, matched)| **matched).map(|(id, _)| *id)
     };
     if let Some(best) = best

@@ -26,6 +26,14 @@ pub struct Timings {
     pub flush_bytes: u64,
     /// Bytes of log kept behind the flushed state, so that a follower that was away shortly needs no snapshot.
     pub keep_log_bytes: u64,
+    /// Members compare what was written this often…
+    pub compare_every: Duration,
+    /// …and a cycle through everything that is stored begins this often, unless the one before has not ended.
+    pub scrub_every: Duration,
+    /// Changes that removal of compacted history looks at in one go…
+    pub sweep_batch: usize,
+    /// …and how long it pauses then: it never holds up writes for longer than one batch takes.
+    pub sweep_pause: Duration,
 }
 
 impl Default for Timings {
@@ -37,6 +45,10 @@ impl Default for Timings {
             flush_every: Duration::from_secs(300),
             flush_bytes: 1 << 30,
             keep_log_bytes: 128 << 20,
+            compare_every: Duration::from_secs(1),
+            scrub_every: Duration::from_secs(600),
+            sweep_batch: 250,
+            sweep_pause: Duration::from_millis(5),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::machine::SnapshotData;
 use super::network::Network;
 use super::node::{Handed, Inner};
 use super::types::{Proposal, TypeConfig};
-use super::{admin, snapshot, suspect, wire};
+use super::{admin, rebuild, snapshot, suspect, wire};
 
 pub(super) struct Handler {
     inner: Arc<Inner>,
@@ -65,7 +65,7 @@ impl PeerHandler for Handler {
                 }
                 PeerRpc::Propose => propose(&inner, body).await,
                 PeerRpc::Ask => admin::serve(&inner, body).await,
-                PeerRpc::Snapshot => Err("a snapshot comes as a stream".into()),
+                PeerRpc::Snapshot | PeerRpc::Fetch => Err("a snapshot comes as a stream".into()),
             }
         })
     }
@@ -86,6 +86,7 @@ impl PeerHandler for Handler {
                     let _one = receiving.try_lock().map_err(|_| "another snapshot is coming in")?;
                     receive_snapshot(&inner, &network, stream).await
                 }
+                PeerRpc::Fetch => rebuild::serve(&inner, &network, stream).await,
                 other => Err(format!("{other:?} is not a stream")),
             }
         })

@@ -3,17 +3,20 @@
 //! The order within a chunk never changes: commit, then the watch hub, then the proposers. Whoever is answered can read what it wrote,
 //! and no watcher learns of a write that a reader cannot see.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::{Stream, StreamExt};
 use kontiki_base::LeaseId;
-use kontiki_base::ids::LogPos;
+use kontiki_base::env::Env;
+use kontiki_base::ids::{LogIndex, LogPos};
 use kontiki_base::kv::Event;
 use kontiki_base::limits;
-use kontiki_mvcc::{Batch, Command, Outcome, Overlay, Reply, View};
+use kontiki_mvcc::{Alarm, Batch, Command, Outcome, Overlay, Reply, View};
 use kontiki_proto::trace::{self, names};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,12 +24,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::pending::Pending;
 use super::types::{self, Applied, Entry, LogId, Origin, Payload, SnapshotMeta, StoredMembership, TypeConfig};
 use super::{AppliedBatch, ApplySink, wire};
-use crate::engine::{AppliedMark, Engine};
+use crate::engine::{AppliedMark, Engine, EngineError, FULL_PAUSE};
 
 pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
-
-/// Changes that one slice of a sweep may look at.
-const SWEEP_SLICE: usize = 1_000;
 
 /// What openraft passes around as a snapshot.
 pub(crate) enum SnapshotData {
@@ -43,8 +43,15 @@ pub(crate) struct Applier {
     pub(crate) pending: Arc<Pending>,
     pub(crate) applied: watch::Sender<LogPos>,
     pub(crate) membership: StoredMembership,
+    /// The alarms as of the last applied entry.
+    pub(crate) alarms: watch::Sender<Arc<[Alarm]>>,
     /// There may be records that nobody can read any more.
-    pub(crate) sweeping: bool,
+    pub(crate) sweeping: watch::Sender<bool>,
+    /// Changes that one slice of a sweep may look at.
+    pub(crate) sweep_batch: usize,
+    /// Entries wait until the state has been replaced.
+    pub(crate) frozen: bool,
+    pub(crate) held: VecDeque<Job>,
 }
 
 /// Whose proposal an entry was, and what came of it.
@@ -57,6 +64,8 @@ struct Chunk {
     events: Vec<Event>,
     leases: Vec<(LeaseId, Option<i64>)>,
     answers: Vec<(LogPos, Option<Answer>)>,
+    /// An alarm was raised or taken back.
+    alarmed: bool,
 }
 
 /// The membership that a mark carries.
@@ -81,7 +90,10 @@ fn invalid(why: impl Into<String>) -> io::Error {
 }
 
 impl Applier {
-    fn apply(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+    fn apply(&mut self, mut entries: Vec<Entry>) -> io::Result<()> {
+        // A state that was replaced may contain some of them.
+        let contained = self.applied.borrow().index;
+        entries.retain(|entry| types::pos(entry.log_id).index > contained);
         let Some(last) = entries.last().map(|e| types::pos(e.log_id)) else {
             return Ok(());
         };
@@ -113,6 +125,9 @@ impl Applier {
         for span in &spans {
             span.record("revision", now.revision.get());
         }
+        if chunk.alarmed {
+            self.tell_alarms()?;
+        }
         self.applied.send_replace(last);
         for (at, answer) in chunk.answers {
             self.pending.applied(at, answer);
@@ -128,7 +143,8 @@ impl Applier {
             match (command, &outcome.reply) {
                 (_, Ok(Reply::LeaseGrant { id, ttl })) => chunk.leases.push((*id, Some(*ttl))),
                 (Command::LeaseRevoke { id } | Command::LeaseExpire { id, .. }, Ok(_)) => chunk.leases.push((*id, None)),
-                (Command::Compact { .. }, Ok(_)) => self.sweeping = true,
+                (Command::Compact { .. }, Ok(_)) => self.note_sweeping(true),
+                (Command::Alarm { .. }, Ok(_)) => chunk.alarmed = true,
                 _ => {}
             }
             outcomes.push(outcome);
@@ -147,75 +163,177 @@ impl Applier {
         if mark.pos != types::pos_or_zero(meta.last_log_id) {
             return Err(invalid(format!("a snapshot of {:?} was announced, and one of {:?} came", meta.last_log_id, mark.pos)));
         }
-        self.membership = membership_of(&mark)?;
+        self.replaced(&mark)
+    }
+
+    /// Replaces the state by one that contains as much at least, while entries wait.
+    fn replace(&mut self, dir: &std::path::Path) -> io::Result<LogIndex> {
+        let mark = self.engine.replace_from(dir).map_err(io::Error::other)?;
+        self.replaced(&mark)?;
+        Ok(mark.pos.index)
+    }
+
+    fn replaced(&mut self, mark: &AppliedMark) -> io::Result<()> {
+        self.membership = membership_of(mark)?;
         let now = kontiki_mvcc::current(&*self.engine.snapshot()).map_err(io::Error::other)?;
         self.sink.replaced(now.revision, now.compact);
+        self.tell_alarms()?;
         self.applied.send_replace(mark.pos);
         self.pending.jumped(mark.pos);
-        self.sweeping = true;
+        self.note_sweeping(true);
         Ok(())
+    }
+
+    /// Tells whom it concerns which alarms there are.
+    pub(crate) fn tell_alarms(&self) -> io::Result<()> {
+        let alarms = kontiki_mvcc::alarm::list(&*self.engine.snapshot()).map_err(io::Error::other)?;
+        self.sink.alarms(&alarms);
+        self.alarms.send_replace(alarms.into());
+        Ok(())
+    }
+
+    fn note_sweeping(&self, sweeping: bool) {
+        self.sweeping.send_if_modified(|known| std::mem::replace(known, sweeping) != sweeping);
     }
 
     /// Removes some records that nobody can read any more. What is removed when is each member's own business.
     fn sweep(&mut self) -> io::Result<()> {
         let mut batch = Batch::default();
         let view = self.engine.snapshot();
-        let progress = kontiki_mvcc::sweep(&*view, SWEEP_SLICE, &mut batch).map_err(io::Error::other)?;
+        let progress = kontiki_mvcc::sweep(&*view, self.sweep_batch, &mut batch).map_err(io::Error::other)?;
+        let compact = kontiki_mvcc::current(&*view).map_err(io::Error::other)?.compact;
         drop(view);
-        self.sweeping = !progress.done;
-        if batch.writes.is_empty() {
-            return Ok(());
+        if !batch.writes.is_empty() {
+            self.engine.commit(batch, self.engine.applied()).map_err(io::Error::other)?;
         }
-        self.engine.commit(batch, self.engine.applied()).map_err(io::Error::other)
+        if progress.done {
+            self.note_sweeping(false);
+            self.sink.swept(compact);
+        }
+        Ok(())
     }
 
     fn job(&mut self, job: Job) {
         match job {
+            Job::Apply { .. } | Job::Install { .. } if self.frozen => self.held.push_back(job),
             Job::Apply { entries, done } => drop(done.send(self.apply(entries))),
             Job::Install { meta, dir, done } => drop(done.send(self.install(&meta, &dir))),
+            Job::Sweep => self.sweep_slice(),
+            Job::Freeze { done } => {
+                self.frozen = true;
+                drop(done.send(Ok(self.applied.borrow().index)));
+            }
+            Job::Replace { dir, done } => drop(done.send(self.replace(&dir))),
+            Job::Thaw { done } => {
+                self.frozen = false;
+                for held in std::mem::take(&mut self.held) {
+                    self.job(held);
+                }
+                drop(done.send(Ok(self.applied.borrow().index)));
+            }
         }
-        self.sweep_slice();
     }
 
     fn sweep_slice(&mut self) {
-        if self.sweeping
+        if *self.sweeping.borrow()
             && let Err(error) = self.sweep()
         {
-            self.sweeping = false;
+            self.note_sweeping(false);
             tracing::error!(%error, "removal of compacted history has stopped");
         }
     }
 
     fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        loop {
-            let next = if self.sweeping {
-                match jobs.try_recv() {
-                    Err(mpsc::error::TryRecvError::Empty) => {
-                        self.sweep_slice();
-                        continue;
-                    }
-                    other => other.ok(),
-                }
-            } else {
-                jobs.blocking_recv()
-            };
-            match next {
-                Some(job) => self.job(job),
-                None => return,
-            }
+        while let Some(job) = jobs.blocking_recv() {
+            self.job(job);
         }
     }
 }
 
-enum Job {
-    Apply { entries: Vec<Entry>, done: oneshot::Sender<io::Result<()>> },
-    Install { meta: Box<SnapshotMeta>, dir: PathBuf, done: oneshot::Sender<io::Result<()>> },
+/// Work for the apply thread.
+pub(crate) enum Job {
+    Apply {
+        entries: Vec<Entry>,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+    Install {
+        meta: Box<SnapshotMeta>,
+        dir: PathBuf,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+    /// One slice of removing compacted history.
+    Sweep,
+    /// Entries and snapshots wait from now on; the last entry that was applied.
+    Freeze {
+        done: oneshot::Sender<io::Result<LogIndex>>,
+    },
+    /// Replaces the state while they wait; the last entry that the new one contains.
+    Replace {
+        dir: PathBuf,
+        done: oneshot::Sender<io::Result<LogIndex>>,
+    },
+    /// They go on.
+    Thaw {
+        done: oneshot::Sender<io::Result<LogIndex>>,
+    },
+}
+
+/// The apply thread, for those beside openraft that have to reach it. Does not keep it alive.
+pub(crate) enum Reach {
+    Thread(mpsc::WeakSender<Job>),
+    Inline(Weak<Mutex<Applier>>),
+}
+
+impl Reach {
+    async fn ask(&self, job: impl FnOnce(oneshot::Sender<io::Result<LogIndex>>) -> Job) -> io::Result<LogIndex> {
+        let ended = || io::Error::other("the apply thread has ended");
+        let (done, answer) = oneshot::channel();
+        match self {
+            Self::Thread(jobs) => {
+                let jobs = jobs.upgrade().ok_or_else(ended)?;
+                jobs.send(job(done)).await.map_err(|_| ended())?;
+            }
+            Self::Inline(applier) => lock(&*applier.upgrade().ok_or_else(ended)?).job(job(done)),
+        }
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Entries wait from now on; the last one that was applied.
+    pub(crate) async fn freeze(&self) -> io::Result<LogIndex> {
+        self.ask(|done| Job::Freeze { done }).await
+    }
+
+    /// Replaces the state, which must be frozen, by a checkpoint that contains as much at least; the last entry in it.
+    pub(crate) async fn replace(&self, dir: PathBuf) -> io::Result<LogIndex> {
+        self.ask(|done| Job::Replace { dir, done }).await
+    }
+
+    /// Entries go on.
+    pub(crate) async fn thaw(&self) -> io::Result<LogIndex> {
+        self.ask(|done| Job::Thaw { done }).await
+    }
+}
+
+fn lock(applier: &Mutex<Applier>) -> MutexGuard<'_, Applier> {
+    applier.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has compacted history removed, a slice and a pause at a time.
+async fn pace_sweeps(env: Arc<dyn Env>, mut sweeping: watch::Receiver<bool>, jobs: mpsc::WeakSender<Job>, pause: Duration) {
+    while sweeping.wait_for(|sweeping| *sweeping).await.is_ok() {
+        let Some(jobs) = jobs.upgrade() else { return };
+        if jobs.send(Job::Sweep).await.is_err() {
+            return;
+        }
+        drop(jobs);
+        env.sleep(pause).await;
+    }
 }
 
 enum Hands {
     Thread(mpsc::Sender<Job>),
     /// Inside the calling task, for runtimes whose clock is simulated.
-    Inline(Box<Applier>),
+    Inline(Arc<Mutex<Applier>>),
 }
 
 /// The state machine as openraft sees it.
@@ -226,14 +344,19 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Starts the apply thread, unless everything is to run inline.
-    pub(crate) fn start(applier: Applier, inline: bool) -> io::Result<Self> {
+    pub(crate) fn start(applier: Applier, inline: bool, env: &Arc<dyn Env>, sweep_pause: Duration) -> io::Result<(Self, Reach)> {
         let engine = applier.engine.clone();
         if inline {
-            return Ok(Self { engine, hands: Hands::Inline(Box::new(applier)) });
+            let applier = Arc::new(Mutex::new(applier));
+            let reach = Reach::Inline(Arc::downgrade(&applier));
+            return Ok((Self { engine, hands: Hands::Inline(applier) }, reach));
         }
         let (jobs, queue) = mpsc::channel(limits::RAFT_APPLY_QUEUE);
+        let sweeps = pace_sweeps(env.clone(), applier.sweeping.subscribe(), jobs.downgrade(), sweep_pause);
         std::thread::Builder::new().name("raft-apply".into()).spawn(move || applier.run(queue))?;
-        Ok(Self { engine, hands: Hands::Thread(jobs) })
+        env.spawn("raft.sweep", Box::pin(sweeps));
+        let reach = Reach::Thread(jobs.downgrade());
+        Ok((Self { engine, hands: Hands::Thread(jobs) }, reach))
     }
 
     async fn submit(&mut self, job: Job, done: oneshot::Receiver<io::Result<()>>) -> io::Result<()> {
@@ -242,8 +365,9 @@ impl Machine {
                 jobs.send(job).await.map_err(|_| io::Error::other("the apply thread has ended"))?;
             }
             Hands::Inline(applier) => {
+                let mut applier = lock(applier);
                 applier.job(job);
-                while applier.sweeping {
+                while *applier.sweeping.borrow() {
                     applier.sweep_slice();
                 }
             }
@@ -330,14 +454,25 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let mark = self.engine.applied();
-        flush(self.engine.clone(), self.inline).await?;
+        flush_patiently(self.engine.clone(), self.inline).await?;
         Ok(Snapshot { meta: meta_of(&mark)?, snapshot: SnapshotData::Engine(self.engine.clone()) })
     }
 }
 
 /// Flushes the engine without blocking the calling task's thread.
 pub(crate) async fn flush(engine: Arc<dyn Engine>, inline: bool) -> io::Result<LogPos> {
-    blocking(inline, move || engine.flush()).await?.map_err(io::Error::other)
+    blocking(inline, move || engine.flush()).await?.map_err(io::Error::from)
+}
+
+/// The same; on a full disk it waits for room.
+async fn flush_patiently(engine: Arc<dyn Engine>, inline: bool) -> io::Result<LogPos> {
+    let flush = move || loop {
+        match engine.flush() {
+            Err(EngineError::Full { .. }) if !inline && engine.waits() => std::thread::sleep(FULL_PAUSE),
+            other => return other,
+        }
+    };
+    blocking(inline, flush).await?.map_err(io::Error::from)
 }
 
 /// Runs something that blocks where that is allowed.

@@ -10,7 +10,9 @@
 //! | `storage` | openraft's log on [`crate::log`] |
 //! | `network`, `handler`, `wire`, `snapshot` | the other members: out, in, as bytes, and whole states |
 //! | `admin` | what only the leader can do, asked from anywhere |
-//! | `upkeep` | status, flushes, purges |
+//! | `upkeep` | status, flushes, purges, space |
+//! | `scrub`, `rebuild` | members compare what they have; who differs is rebuilt |
+//! | `stall` | a leader with a slow disk hands over |
 //! | [`types`], [`runtime`] | what openraft is instantiated with |
 //!
 //! What holds: nothing is acknowledged before a quorum has synced it; a proposal is bound to the term of the leader that it was given to,
@@ -25,8 +27,11 @@ mod machine;
 mod network;
 pub mod node;
 mod pending;
+mod rebuild;
 pub mod runtime;
+mod scrub;
 mod snapshot;
+mod stall;
 mod start;
 mod storage;
 mod suspect;
@@ -43,7 +48,7 @@ pub use start::{cluster_id, member_id};
 use kontiki_base::BoxFuture;
 use kontiki_base::ids::{LogIndex, MemberId, Revision, Term};
 use kontiki_base::kv::{Event, KvError};
-use kontiki_mvcc::{Command, Outcome};
+use kontiki_mvcc::{Alarm, Command, Outcome};
 use kontiki_proto::trace::TraceContext;
 use tokio::sync::watch;
 
@@ -125,6 +130,12 @@ pub trait ApplySink: Send + Sync + 'static {
 
     /// The whole state was replaced (a snapshot came in): revision and compact revision now.
     fn replaced(&self, revision: Revision, compact: Revision);
+
+    /// The alarms are these now. Called before who raised one, or took one back, is answered.
+    fn alarms(&self, _now: &[Alarm]) {}
+
+    /// The records that a compaction at this revision frees have been removed here.
+    fn swept(&self, _compact: Revision) {}
 }
 
 /// What the rest of the store may ask of consensus. Every future ends within the request timeout.
@@ -146,6 +157,11 @@ pub trait Consensus: Send + Sync + 'static {
 
     /// Hands leadership to a voter.
     fn transfer_leader(&self, to: MemberId) -> BoxFuture<'static, Result<(), KvError>>;
+
+    /// If this member leads, hands leadership to the voter that has the most of its log, and waits a little until it has it.
+    fn hand_over(&self) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
 
     /// Adds a member as learner. With id 0 it gets the id that [`member_id`] computes from its peer URLs, which is the one it will start with.
     fn add_learner(&self, member: Member) -> BoxFuture<'static, Result<(), KvError>>;

@@ -9,7 +9,7 @@ use kontiki_base::env::{Env, Mono, Task};
 use kontiki_base::ids::{LogIndex, LogPos, MemberId, Term};
 use kontiki_base::kv::KvError;
 use kontiki_base::net::{PeerHandler, PeerNet, PeerRpc};
-use kontiki_mvcc::{Command, Outcome};
+use kontiki_mvcc::{Alarm, Command, Outcome};
 use kontiki_proto::trace::TraceContext;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
@@ -20,11 +20,11 @@ use tokio::sync::{oneshot, watch};
 use super::barrier::Barrier;
 pub use super::config::{InitialMember, RaftConfig, StartError, Storage, Timings};
 use super::handler::Handler;
-use super::machine::Machine;
+use super::machine::{Machine, Reach};
 use super::network::within;
 use super::pending::{Ended, Pending};
 use super::types::{self, Peer, Proposal, TypeConfig};
-use super::{Consensus, LeaderDesk, Member, RaftStatus, admin, upkeep};
+use super::{Consensus, LeaderDesk, Member, RaftStatus, admin, rebuild, scrub, stall, upkeep};
 use crate::engine::Engine;
 use crate::log::Log;
 
@@ -57,6 +57,12 @@ pub(super) struct Inner {
     pub(super) timings: Timings,
     pub(super) inline: bool,
     pub(super) closing: watch::Sender<bool>,
+    /// The alarms as of the last applied entry.
+    pub(super) alarms: watch::Receiver<Arc<[Alarm]>>,
+    /// There may be compacted history to remove.
+    pub(super) sweeping: watch::Receiver<bool>,
+    /// The apply thread, for who has to stop it.
+    pub(super) hands: Reach,
 }
 
 /// A leader and its term.
@@ -83,14 +89,18 @@ impl RaftNode {
     ///
     /// Peers' messages must be handed to [`RaftNode::handler`]. Must be called inside a tokio runtime.
     pub async fn start(config: RaftConfig) -> Result<Arc<RaftNode>, StartError> {
-        let (inner, network, own) = super::start::open(config).await?;
+        let (inner, network, own, meter) = super::start::open(config).await?;
         let barrier = Barrier::start(inner.clone());
-        let handler: Arc<dyn PeerHandler> = Arc::new(Handler::new(inner.clone(), network));
+        let handler: Arc<dyn PeerHandler> = Arc::new(Handler::new(inner.clone(), network.clone()));
         let env = inner.env.clone();
         let tasks = Arc::new(vec![
             env.spawn("raft.status", Box::pin(upkeep::publish_status(inner.clone()))),
             env.spawn("raft.upkeep", Box::pin(upkeep::flush_and_purge(inner.clone()))),
             env.spawn("raft.announce", Box::pin(admin::announce(inner.clone(), own))),
+            env.spawn("raft.reclaim", Box::pin(upkeep::reclaim(inner.clone()))),
+            env.spawn("raft.scrub", Box::pin(scrub::run(inner.clone()))),
+            env.spawn("raft.rebuild", Box::pin(rebuild::run(inner.clone(), network))),
+            env.spawn("raft.stall", Box::pin(stall::run(inner.clone(), meter))),
         ]);
         Ok(Arc::new(Self { inner, handler, barrier, tasks }))
     }
@@ -132,6 +142,8 @@ impl RaftNode {
     /// Ends the member at once, as a crash does: nothing is flushed, nobody is told.
     pub async fn kill(&self) {
         self.inner.closing.send_replace(true);
+        self.inner.engine.stop_waiting();
+        self.inner.log.stop_waiting();
         self.tasks.iter().for_each(Task::abort);
         self.barrier.stop();
         drop(self.inner.raft.shutdown().await);
@@ -241,7 +253,7 @@ impl Inner {
         }
     }
 
-    async fn propose(&self, commands: Vec<Command>, trace: Option<TraceContext>) -> Result<Vec<Outcome>, KvError> {
+    pub(super) async fn propose(&self, commands: Vec<Command>, trace: Option<TraceContext>) -> Result<Vec<Outcome>, KvError> {
         let body = Command::encode_batch(&commands);
         if !self.log.fits(types::HEAD + body.len()) {
             return Err(KvError::TooLarge);
@@ -365,6 +377,11 @@ impl Consensus for RaftNode {
         Box::pin(async move { admin::ask(&inner, &admin::Request::Transfer(to)).await })
     }
 
+    fn hand_over(&self) -> BoxFuture<'static, ()> {
+        let inner = self.inner.clone();
+        Box::pin(async move { admin::leave_leadership(&inner).await })
+    }
+
     fn add_learner(&self, member: Member) -> BoxFuture<'static, Result<(), KvError>> {
         let inner = self.inner.clone();
         Box::pin(async move { admin::ask(&inner, &admin::Request::AddLearner(member)).await })
@@ -380,6 +397,8 @@ impl Consensus for RaftNode {
         Box::pin(async move {
             admin::leave_leadership(&inner).await;
             inner.closing.send_replace(true);
+            inner.engine.stop_waiting();
+            inner.log.stop_waiting();
             barrier.stop();
             tasks.iter().for_each(Task::abort);
             if let Err(error) = inner.raft.shutdown().await {

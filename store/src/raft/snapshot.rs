@@ -78,15 +78,8 @@ pub(super) async fn send(
     vote: Vote,
     engine: Arc<dyn Engine>,
 ) -> Result<SnapshotResponse<C>, StreamingError<C>> {
-    let scratch = Arc::new(Scratch(network.scratch.join(format!("out-{:016x}", network.env.random_u64()))));
-    let dir = scratch.clone();
-    let made = blocking(network.inline, move || engine.checkpoint(&dir.0).map_err(|e| e.to_string())).await;
-    let local = |why: String| StreamingError::from(NetworkError::from_string(format!("cannot make a checkpoint: {why}")));
-    let mark = made.map_err(|e| local(e.to_string()))?.map_err(local)?;
-    let meta = Meta { last_log_id: types::log_id(mark.pos), last_membership: membership_of(&mark).map_err(|e| local(e.to_string()))? };
-    let files = list(&scratch.0).map_err(|e| local(e.to_string()))?;
-    tracing::info!(%to, at = ?mark.pos, files = files.len(), "sending a snapshot");
-    let offer = Offer { vote, meta, files };
+    let (scratch, offer) = prepare(network, vote, engine).await?;
+    tracing::info!(%to, at = ?offer.meta.last_log_id, files = offer.files.len(), "sending a snapshot");
     let mut stream = network.net.open(to, addr, PeerRpc::Snapshot).await.map_err(|e| broken(&e))?;
     stream.send(offer.encode()).await.map_err(|e| broken(&e))?;
     for (name, size) in &offer.files {
@@ -101,6 +94,31 @@ pub(super) async fn send(
         Some(Err(error)) => Err(broken(&error)),
         None => Err(NetworkError::from_string("the peer ended the snapshot stream without an answer").into()),
     }
+}
+
+/// Makes a checkpoint, and says what is in it.
+async fn prepare(network: &Network, vote: Vote, engine: Arc<dyn Engine>) -> Result<(Arc<Scratch>, Offer), StreamingError<C>> {
+    let scratch = Arc::new(Scratch(network.scratch.join(format!("out-{:016x}", network.env.random_u64()))));
+    let dir = scratch.clone();
+    let made = blocking(network.inline, move || engine.checkpoint(&dir.0).map_err(|e| e.to_string())).await;
+    let local = |why: String| StreamingError::from(NetworkError::from_string(format!("cannot make a checkpoint: {why}")));
+    let mark = made.map_err(|e| local(e.to_string()))?.map_err(local)?;
+    let meta = Meta { last_log_id: types::log_id(mark.pos), last_membership: membership_of(&mark).map_err(|e| local(e.to_string()))? };
+    let files = list(&scratch.0).map_err(|e| local(e.to_string()))?;
+    Ok((scratch, Offer { vote, meta, files }))
+}
+
+/// Sends the state as of now on a stream that the receiver has opened. It ends with the stream; consensus is not concerned.
+pub(super) async fn send_state(network: &Network, stream: &mut dyn PeerStream, engine: Arc<dyn Engine>) -> Result<(), String> {
+    let (scratch, offer) = prepare(network, Vote::new(0, network.me.get()), engine).await.map_err(|e| e.to_string())?;
+    tracing::info!(at = ?offer.meta.last_log_id, files = offer.files.len(), "sending the state to a member that is rebuilt");
+    stream.send(offer.encode()).await.map_err(|e| e.to_string())?;
+    for (name, size) in &offer.files {
+        send_file(network, stream, scratch.0.join(name), *size).await.map_err(|e| e.to_string())?;
+    }
+    // The receiver ends the stream when it has everything: leaving before would break it under what is still on its way.
+    drop(within(&*network.env, INSTALL_PATIENCE, stream.recv()).await);
+    Ok(())
 }
 
 fn broken(error: &NetError) -> StreamingError<C> {

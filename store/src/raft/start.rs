@@ -1,6 +1,6 @@
 //! Opening a member: who it is, what it has stored, and whether the two fit together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use super::{RaftStatus, admin};
 use crate::engine::Engine;
 use crate::engine::rocks::RocksEngine;
 use crate::log::disk::make_dir;
-use crate::log::{Cold, FsDisk, Log, LogDisk, LogError, LogOptions, Runner};
+use crate::log::{Cold, FsDisk, Log, LogDisk, LogError, LogOptions, Runner, SyncMeter};
 
 /// How long a new member waits for the others to say whether the cluster is there already.
 pub(super) const HELLO: Duration = Duration::from_millis(1_500);
@@ -64,14 +64,16 @@ struct Opened {
 }
 
 /// Everything of a member but the tasks that run beside consensus.
-pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Peer), StartError> {
+pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Peer, Arc<SyncMeter>), StartError> {
     let members = members(&config)?;
     let (id, own) = own_row(&config, &members)?;
     let cluster = cluster_id(&config.cluster_token);
     let inline = matches!(config.storage, Storage::Parts { inline: true, .. });
     let storage = config.storage;
     let opened = blocking(inline, move || open_storage(storage, cluster, id)).await.map_err(|e| StartError::DataDir(e.to_string()))??;
-    let log = open_log(&opened, &config.env).await?;
+    // Half the shortest time without a heartbeat after which a follower stands for election.
+    let meter = SyncMeter::new(config.env.clone(), config.timings.election.0 / 2);
+    let log = open_log(&opened, &config.env, meter.clone()).await?;
     refuse_lost_log(&log, &opened)?;
     fit_log_to_engine(&log, opened.engine.applied().pos).await?;
 
@@ -92,9 +94,16 @@ pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Pee
         pending: pending.clone(),
         applied: applied_tx,
         membership: membership_of(&opened.engine.applied()).map_err(|e| StartError::DataDir(e.to_string()))?,
-        sweeping: true,
+        alarms: watch::channel(Arc::from([])).0,
+        sweeping: watch::channel(true).0,
+        sweep_batch: config.timings.sweep_batch,
+        frozen: false,
+        held: VecDeque::new(),
     };
-    let machine = Machine::start(applier, opened.inline).map_err(|e| StartError::Raft(e.to_string()))?;
+    applier.tell_alarms().map_err(|e| StartError::DataDir(e.to_string()))?;
+    let (alarms, sweeping) = (applier.alarms.subscribe(), applier.sweeping.subscribe());
+    let started = Machine::start(applier, opened.inline, &config.env, config.timings.sweep_pause);
+    let (machine, hands) = started.map_err(|e| StartError::Raft(e.to_string()))?;
     let store = LogStore::new(log.clone(), opened.inline);
     let tuned = Arc::new(tune(&config.timings, &config.cluster_token)?);
     let raft = Raft::new(id.get(), tuned, network.clone(), store, machine).await.map_err(|e| StartError::Raft(e.to_string()))?;
@@ -118,8 +127,11 @@ pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Pee
         timings: config.timings,
         inline: opened.inline,
         closing: watch::channel(false).0,
+        alarms,
+        sweeping,
+        hands,
     };
-    Ok((Arc::new(inner), network, own))
+    Ok((Arc::new(inner), network, own, meter))
 }
 
 fn members(config: &RaftConfig) -> Result<Vec<(MemberId, Peer)>, StartError> {
@@ -269,14 +281,14 @@ fn clear(dir: &Path) -> Result<(), StartError> {
     make_dir(dir).map_err(io)
 }
 
-async fn open_log(opened: &Opened, env: &Arc<dyn Env>) -> Result<Log, StartError> {
+async fn open_log(opened: &Opened, env: &Arc<dyn Env>, meter: Arc<SyncMeter>) -> Result<Log, StartError> {
     let runner = if opened.inline { Runner::Task { env: env.clone(), sync_us: 2_000 } } else { Runner::Thread };
     let (disk, options, seed, inline) = (opened.disk.clone(), opened.log.clone(), env.random_u64(), opened.inline);
     // The task of an inline log must be spawned from here.
     let log = if inline {
-        Ok(Log::open(disk, options, runner, seed))
+        Ok(Log::open_metered(disk, options, runner, seed, Some(meter)))
     } else {
-        blocking(false, move || Log::open(disk, options, runner, seed)).await
+        blocking(false, move || Log::open_metered(disk, options, runner, seed, Some(meter))).await
     };
     Ok(log.map_err(|e| StartError::Raft(e.to_string()))??)
 }

@@ -103,12 +103,45 @@ pub(super) async fn flush_and_purge(inner: Arc<Inner>) {
             upkeep.flushed_at = inner.now();
             upkeep.flushed_bytes = status.written_bytes;
             if flushed < applied {
-                // Flushes the engine, and tells consensus that the log up to there may go.
-                drop(inner.raft.trigger().snapshot().await);
+                match super::machine::flush(inner.engine.clone(), inner.inline).await {
+                    // Nothing is lost, the log has it: tried again when it is due again.
+                    Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                        tracing::warn!(%error, "the state could not be flushed: the disk is full");
+                    }
+                    // Tells consensus that the log up to there may go.
+                    _ => drop(inner.raft.trigger().snapshot().await),
+                }
             }
         }
         if let Some(upto) = upkeep.purge_to(flushed, status.written_bytes, inner.timings.keep_log_bytes) {
             purge(&inner, upto).await;
+        }
+    }
+}
+
+/// Deleted records take so many bytes at least before the engine is asked to give their space back, and this part of all.
+const GARBAGE_BYTES: u64 = 64 << 20;
+const GARBAGE_PART: u64 = 4;
+
+/// After compacted history has been removed, gives its space back if it is worth it. Writes are not held up: the engine does it on its
+/// own threads, at a bounded rate.
+pub(super) async fn reclaim(inner: Arc<Inner>) {
+    let mut sweeping = inner.sweeping.clone();
+    loop {
+        let ended = async {
+            sweeping.wait_for(|sweeping| *sweeping).await?;
+            sweeping.wait_for(|sweeping| !*sweeping).await.map(drop)
+        };
+        if ended.await.is_err() || inner.stopped() {
+            return;
+        }
+        let engine = inner.engine.clone();
+        let worth_it = move || {
+            let (size, garbage) = (engine.size(), engine.size().saturating_sub(engine.in_use()));
+            if garbage >= GARBAGE_BYTES.max(size / GARBAGE_PART) { engine.reclaim() } else { Ok(()) }
+        };
+        if let Ok(Err(error)) = super::machine::blocking(inner.inline, worth_it).await {
+            tracing::warn!(%error, "space of removed history was not given back");
         }
     }
 }

@@ -6,6 +6,8 @@ mod cluster;
 mod differential;
 mod etcd;
 mod etcdctl;
+mod full_disk;
 mod kv_suite;
 mod member;
 mod tls;
+mod upkeep;

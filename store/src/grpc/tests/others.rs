@@ -69,8 +69,6 @@ async fn maintenance_answers_as_etcd_does() {
     assert_eq!(hash(2).await.unwrap().into_inner().hash, first.hash);
     assert_eq!(said(hash(9).await).1, "etcdserver: mvcc: required revision is a future revision");
     assert_eq!(served.maintenance().defragment(pb::DefragmentRequest {}).await.unwrap().into_inner().header, None);
-    let alarms = served.maintenance().alarm(pb::AlarmRequest::default()).await.unwrap().into_inner();
-    assert!(alarms.alarms.is_empty());
     let mv = |target_id| async move { served.maintenance().move_leader(pb::MoveLeaderRequest { target_id }).await };
     assert_eq!(said(mv(0).await), (Code::FailedPrecondition, "etcdserver: bad leader transferee".into()));
     assert_eq!(mv(0xa11).await.unwrap().into_inner().header, None, "to itself is fine");
@@ -83,6 +81,61 @@ async fn maintenance_answers_as_etcd_does() {
     assert_eq!(far, (Code::InvalidArgument, "etcdserver: invalid downgrade target version".into()));
     let snapshot = said(served.maintenance().snapshot(pb::SnapshotRequest {}).await);
     assert_eq!(snapshot.0, Code::Unimplemented);
+}
+
+/// Carries out an alarm request; the alarms in the answer, as (member, alarm).
+async fn alarm(served: &Served, action: i32, member_id: u64, alarm: i32) -> Vec<(u64, i32)> {
+    let res = served.maintenance().alarm(pb::AlarmRequest { action, member_id, alarm }).await.unwrap().into_inner();
+    assert_eq!(res.header.unwrap().member_id, 0xa11);
+    res.alarms.into_iter().map(|alarm| (alarm.member_id, alarm.alarm)).collect()
+}
+
+#[tokio::test]
+async fn alarms_are_raised_listed_and_taken_back() {
+    const GET: i32 = 0;
+    const ACTIVATE: i32 = 1;
+    const DEACTIVATE: i32 = 2;
+    let served = &served().await;
+    let lease = pb::LeaseGrantRequest { ttl: 60, id: 7 };
+    served.lease().lease_grant(lease).await.unwrap();
+    served.put("k", "v").await;
+    assert_eq!(alarm(served, GET, 0, 0).await, []);
+    assert_eq!(alarm(served, ACTIVATE, 5, 0).await, [], "no kind is no alarm");
+    assert_eq!(alarm(served, DEACTIVATE, 5, 1).await, [], "there is none");
+    assert_eq!(alarm(served, ACTIVATE, 5, 1).await, [(5, 1)]);
+    assert_eq!(alarm(served, ACTIVATE, 5, 1).await, [(5, 1)], "twice is once");
+    assert_eq!(alarm(served, ACTIVATE, 0, 1).await, [(0, 1)]);
+    assert_eq!(alarm(served, GET, 9, 0).await, [(0, 1), (5, 1)], "the member is not looked at");
+    assert_eq!(alarm(served, GET, 0, 2).await, []);
+    let status = served.maintenance().status(pb::StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(status.errors, ["alarm:NOSPACE ", "memberID:5 alarm:NOSPACE "]);
+    // What grows is refused, by the proposer as well as in the log; what shrinks is not.
+    let full = (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded".to_owned());
+    let put = pb::PutRequest { key: "k".into(), value: "w".into(), ..Default::default() };
+    assert_eq!(said(served.kv().put(put.clone()).await), full);
+    let op = |request| pb::RequestOp { request: Some(request) };
+    let txn = |op| pb::TxnRequest { failure: vec![op], ..Default::default() };
+    let put_op = op(pb::request_op::Request::RequestPut(put.clone()));
+    assert_eq!(said(served.kv().txn(txn(put_op)).await), full, "whichever branch it is in");
+    assert_eq!(said(served.lease().lease_grant(pb::LeaseGrantRequest { ttl: 60, id: 8 }).await), full);
+    let delete = pb::DeleteRangeRequest { key: "k".into(), ..Default::default() };
+    served.kv().txn(txn(op(pb::request_op::Request::RequestDeleteRange(delete.clone())))).await.unwrap();
+    served.kv().delete_range(delete).await.unwrap();
+    served.kv().compact(pb::CompactionRequest { revision: 2, physical: true }).await.unwrap();
+    served.lease().lease_revoke(pb::LeaseRevokeRequest { id: 7 }).await.unwrap();
+    assert_eq!(alarm(served, DEACTIVATE, 5, 1).await, [(5, 1)]);
+    assert_eq!(said(served.kv().put(put.clone()).await), full, "the other one is there");
+    assert_eq!(alarm(served, DEACTIVATE, 0, 1).await, [(0, 1)]);
+    served.kv().put(put.clone()).await.unwrap();
+
+    assert_eq!(alarm(served, ACTIVATE, 5, 2).await, [(5, 2)]);
+    let corrupt = (Code::DataLoss, "etcdserver: corrupt cluster".to_owned());
+    assert_eq!(said(served.kv().put(put.clone()).await), corrupt);
+    assert_eq!(said(served.kv().range(range("k", "")).await), corrupt);
+    assert_eq!(said(served.lease().lease_leases(pb::LeaseLeasesRequest {}).await), corrupt);
+    served.maintenance().hash_kv(pb::HashKvRequest { revision: 0 }).await.unwrap();
+    assert_eq!(alarm(served, DEACTIVATE, 5, 2).await, [(5, 2)]);
+    served.kv().put(put).await.unwrap();
 }
 
 #[tokio::test]

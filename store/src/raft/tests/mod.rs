@@ -3,4 +3,5 @@
 mod cases;
 mod chaos;
 mod real;
+mod upkeep;
 mod world;

@@ -47,6 +47,7 @@ fn config_of(dir: &Path, name: &str, initial_cluster: Vec<InitialMember>, token:
                 write_buffer_bytes: 1 << 20,
                 all_write_buffers_bytes: 8 << 20,
                 background_jobs: 2,
+                ..RocksOptions::default()
             },
             log: LogOptions { segment_bytes: 1 << 20, tail_bytes: 64 << 10, spares: 2 },
         },
