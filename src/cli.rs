@@ -25,7 +25,7 @@ pub(crate) struct Cli {
         long,
         global = true,
         value_name = "FILTER",
-        default_value = "info,openraft=error,openraft::raft::api::management=off",
+        default_value = "info,openraft=error,openraft::raft::api::management=off,fuser=error",
         env = "KONTIKI_LOG"
     )]
     pub(crate) log: String,
@@ -53,6 +53,15 @@ pub(crate) enum Command {
     Chaos(kontiki_chaos::cli::ChaosArgs),
     /// Images that come with this binary
     Image(ImageArgs),
+}
+
+/// What a member without data takes part in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ClusterState {
+    /// The birth of the cluster that --initial-cluster lists
+    New,
+    /// A cluster that runs, and has this member in its list
+    Existing,
 }
 
 /// How nodes run pods.
@@ -148,6 +157,10 @@ pub(crate) struct MemberArgs {
     /// Members with another token are of another cluster, and are refused
     #[arg(long, value_name = "TOKEN", default_value = "kontiki")]
     pub(crate) initial_cluster_token: String,
+
+    /// `existing`: this member was added to a cluster that runs (etcdctl member add), and begins with an empty data folder
+    #[arg(long, value_enum, default_value_t = ClusterState::New)]
+    pub(crate) initial_cluster_state: ClusterState,
 
     /// Milliseconds between the leader's heartbeats
     #[arg(long, value_name = "MS", default_value_t = 100)]

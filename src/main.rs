@@ -11,6 +11,7 @@ mod telemetry;
 mod testbed;
 mod up;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -37,8 +38,7 @@ fn main() -> ExitCode {
     // A blocking read of a terminal must not keep a finished program alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => ExitCode::from(code),
         Err(e) => {
             eprintln!("error: {e:#}");
             ExitCode::FAILURE
@@ -56,8 +56,8 @@ fn identity(command: &Command) -> (&'static str, &str) {
     }
 }
 
-/// `false`: it ran, and what it looked at does not hold.
-async fn run(command: Command, otlp_endpoint: Option<&str>) -> anyhow::Result<bool> {
+/// The exit code. Not 0: it ran, and what it looked at does not hold.
+async fn run(command: Command, otlp_endpoint: Option<&str>) -> anyhow::Result<u8> {
     match command {
         Command::Up(args) => up::run(&args, otlp_endpoint).await?,
         Command::Down(args) => up::down::run(&args).await?,
@@ -65,8 +65,19 @@ async fn run(command: Command, otlp_endpoint: Option<&str>) -> anyhow::Result<bo
         Command::Server(args) => server::run(*args).await?,
         Command::Agent(args) => agent::run(*args).await?,
         Command::Store(args) => store::run(*args).await?,
-        Command::Chaos(args) => return kontiki_chaos::cli::run(&args).await,
+        Command::Chaos(args) => return Ok(kontiki_chaos::cli::run(&args, &tools()).await),
         Command::Image(args) => image::run(args).await?,
     }
-    Ok(true)
+    Ok(0)
+}
+
+/// What the chaos harness gets from this program.
+fn tools() -> kontiki_chaos::Tools {
+    kontiki_chaos::Tools { certify, version: env!("CARGO_PKG_VERSION"), program: None }
+}
+
+fn certify(dir: &Path, name: &str, user: &str, group: &str, names: &[String]) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let subject = pki::Subject { user: user.to_owned(), groups: vec![group.to_owned()], names: names.to_vec() };
+    let files = pki::Authority::open(dir)?.issue(name, &subject)?;
+    Ok((files.cert, files.key))
 }

@@ -15,7 +15,7 @@ use kontiki_store::server::{Store, StoreHandle};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::{MemberArgs, StoreArgs, TlsArgs};
+use crate::cli::{ClusterState, MemberArgs, StoreArgs, TlsArgs};
 
 /// Threads that consensus and the etcd services run on.
 const THREADS: usize = 2;
@@ -92,7 +92,6 @@ pub(crate) fn config(args: &MemberArgs, tls: Option<&TlsArgs>, env: Arc<dyn Env>
         (true, Some(tls)) => Some(peer_tls(tls)?),
         (true, None) => bail!("--initial-cluster has https URLs, and there are no certificates: use http, or `kontiki server` with --cert"),
     };
-    std::fs::create_dir_all(&args.data_dir).with_context(|| format!("cannot create {}", args.data_dir.display()))?;
     let shortest = Duration::from_millis(args.election_timeout);
     Ok(StoreConfig {
         name: args.name.clone(),
@@ -102,7 +101,7 @@ pub(crate) fn config(args: &MemberArgs, tls: Option<&TlsArgs>, env: Arc<dyn Env>
         listen_peer: args.listen_peer,
         initial_cluster,
         cluster_token: args.initial_cluster_token.clone(),
-        join: false,
+        join: args.initial_cluster_state == ClusterState::Existing,
         client_tls: None,
         peer_tls,
         timings: Timings {

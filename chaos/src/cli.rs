@@ -1,9 +1,13 @@
 //! The command line of `kontiki chaos`.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use clap::{Args, Subcommand};
 
-use clap::{Args, Subcommand, ValueEnum};
+use crate::Tools;
+use crate::check::{CHECKS, Judge};
+use crate::fault::table::{self, FAULTS, In};
+use crate::plan::{Plan, builtin};
+use crate::real::args::{BenchArgs, RealArgs};
+use crate::real::verdict::Verdict;
 
 /// `kontiki chaos`.
 #[derive(Debug, Args)]
@@ -13,98 +17,138 @@ pub struct ChaosArgs {
     pub world: World,
 }
 
-/// The worlds in which a plan can run.
+/// The worlds in which a plan can run, and what goes with them.
 #[derive(Debug, Subcommand)]
 pub enum World {
     /// Break a cluster of real processes, started for the purpose
     ///
-    /// Exit code 0: everything held. 1: something was violated, or the run proved nothing.
-    Real(RealArgs),
-    /// List the plans and the checks
+    /// Exit code 0: everything held. 1: something was violated. 2: the run could not be carried out, or a fault did not prove that it took
+    /// effect. 3: too little happened for a pass to mean anything.
+    Real(Box<RealArgs>),
+    /// One fault again and again: the table of what it costs
+    Bench(BenchArgs),
+    /// List faults, plans and checks
     List,
+    /// Everything that is known of a fault: how it is done, how it heals, what proves it, what it needs
+    Explain {
+        /// Its name.
+        #[arg(value_name = "FAULT")]
+        fault: String,
+    },
+    /// Print the JSON schema of plan files
+    Schema,
+    /// Print a built-in plan as a file, to begin one's own with
+    Plan {
+        /// Its name.
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// What can be broken on this machine, each thing tried live
+    Doctor,
+    /// Remove what runs that were killed have left on this machine
+    Gc,
+    /// Undoes what a harness that died has done
+    #[command(hide = true)]
+    Keeper {
+        /// The run.
+        id: String,
+    },
+    /// Undoes one thing on a cluster that is not ours
+    #[command(hide = true)]
+    Undo {
+        /// `namespace` or `cordon`.
+        what: String,
+        /// The cluster's kubeconfig.
+        kubeconfig: std::path::PathBuf,
+        /// Which one.
+        name: String,
+    },
+    /// Holds packets
+    #[command(hide = true)]
+    Delayer {
+        /// Milliseconds for every packet.
+        by: u64,
+        /// Up to so many milliseconds more.
+        jitter: u64,
+        /// Milliseconds until it ends.
+        hold: u64,
+        /// Decides the jitter.
+        seed: u64,
+    },
 }
 
-/// What happens to the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Plan {
-    /// kill -9 the leader every few seconds; it is started again at once
-    LeaderKill,
-    /// Nothing at all: the numbers to compare with
-    Calm,
-}
-
-impl Plan {
-    /// What the plan does, for `chaos list`.
-    pub const fn about(self) -> &'static str {
-        match self {
-            Self::LeaderKill => "kill -9 the process that leads, every --every seconds; it is started again at once",
-            Self::Calm => "no fault: the numbers to compare with",
+/// Runs the command; the exit code.
+pub async fn run(args: &ChaosArgs, tools: &Tools) -> u8 {
+    match dispatch(args, tools).await {
+        Ok(verdict) => verdict.code(),
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            Verdict::Invalid.code()
         }
     }
 }
 
-/// `kontiki chaos real`.
-#[derive(Debug, Args)]
-pub struct RealArgs {
-    /// What happens
-    #[arg(long, value_enum, default_value_t = Plan::LeaderKill)]
-    pub plan: Plan,
-
-    /// How long faults are injected
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
-    pub duration: Duration,
-
-    /// Time between two faults
-    #[arg(long, value_name = "SECONDS", default_value = "6", value_parser = seconds)]
-    pub every: Duration,
-
-    /// Clients of the store, spread over the members; one whose member fails goes to the next
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=512))]
-    pub clients: u16,
-
-    /// Decides what clients do; faults come by the clock
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-
-    /// Write the recorded history here, an operation a line (JSON)
-    #[arg(long, value_name = "FILE")]
-    pub history: Option<PathBuf>,
-
-    /// Keep the cluster's data folder, for a look at its logs
-    #[arg(long)]
-    pub keep: bool,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number = text.strip_suffix('s').unwrap_or(text);
-    match number.parse::<u64>() {
-        Ok(n) if n > 0 => Ok(Duration::from_secs(n)),
-        _ => Err(format!("{text:?} is not a positive number of seconds")),
-    }
-}
-
-/// Runs the command. `true`: everything held.
-///
-/// # Errors
-/// The run could not be carried out: nothing was proved.
-pub async fn run(args: &ChaosArgs) -> anyhow::Result<bool> {
+async fn dispatch(args: &ChaosArgs, tools: &Tools) -> anyhow::Result<Verdict> {
+    let held = |yes: bool| if yes { Verdict::Pass } else { Verdict::Invalid };
     match &args.world {
-        World::Real(real) => crate::real::run(real).await,
-        World::List => {
-            list();
-            Ok(true)
+        World::Real(real) => return crate::real::run(real, tools).await,
+        World::Bench(bench) => return crate::real::bench::run(bench, tools).await,
+        World::List => list(),
+        World::Explain { fault } => explain(fault)?,
+        World::Schema => println!("{}", serde_json::to_string_pretty(&Plan::schema())?),
+        World::Plan { name } => print!("{}", Plan::find(name)?.to_yaml()),
+        World::Doctor => return Ok(held(crate::real::doctor::run().await?)),
+        World::Gc => return Ok(held(crate::real::collect_garbage(false).await?)),
+        World::Keeper { id } => {
+            let id = id.clone();
+            tokio::task::spawn_blocking(move || crate::real::keep(&id)).await?;
+        }
+        World::Undo { what, kubeconfig, name } => crate::real::undo(what, kubeconfig, name).await?,
+        World::Delayer { by, jitter, hold, seed } => {
+            let (by, jitter, hold, seed) = (*by, *jitter, *hold, *seed);
+            tokio::task::spawn_blocking(move || crate::real::delay(by, jitter, hold, seed)).await??;
         }
     }
+    Ok(Verdict::Pass)
 }
 
 fn list() {
-    println!("plans");
-    for plan in Plan::value_variants() {
-        let name = plan.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
-        println!("  {name:<14} {}", plan.about());
+    let mark = |yes: In, word: &'static str| if yes.yes() { word } else { "" };
+    println!("faults (sim: simulated world, real: real processes)");
+    for row in FAULTS {
+        println!("  {:<16} {:<4} {:<5} {}", row.name, mark(row.sim, "sim"), mark(row.real, "real"), row.about);
+    }
+    println!("plans (each fault is one, too)");
+    for name in builtin::names().into_iter().filter(|name| table::row(name).is_none()) {
+        println!("  {name:<16} {}", builtin::about(name).unwrap_or_default());
     }
     println!("checks");
-    for check in crate::check::Violation::CHECKS {
-        println!("  {:<22} {}", check.0, check.1);
+    for check in CHECKS {
+        let yet = if let Judge::NotYet(why) = check.judge { format!(" (not yet: {why})") } else { String::new() };
+        println!("  {:<18} {}{yet}", check.name, check.predicate);
     }
+}
+
+fn explain(fault: &str) -> anyhow::Result<()> {
+    let names: Vec<&str> = FAULTS.iter().map(|row| row.name).collect();
+    let Some(row) = table::row(fault) else { anyhow::bail!("there is no fault {fault:?}; there are: {}", names.join(", ")) };
+    let world = |world: In| match world {
+        In::Yes => "yes".to_owned(),
+        In::No(why) => format!("no: {why}"),
+    };
+    println!("{}: {}", row.name, row.about);
+    println!("  simulated world   {}", world(row.sim));
+    println!("  real world        {}", world(row.real));
+    for (what, text) in [("how it is done", row.how), ("how it heals", row.heals), ("what proves it", row.proof)] {
+        if !text.is_empty() {
+            println!("  {what:<17} {text}");
+        }
+    }
+    let needs: Vec<&str> = row.needs.iter().map(|need| need.about()).collect();
+    println!("  what it needs     {}", if needs.is_empty() { "nothing".to_owned() } else { needs.join("; ") });
+    if let Some(plan) = builtin::plan(row.name) {
+        println!("  the plan of its name, as a file:\n");
+        plan.to_yaml().lines().for_each(|line| println!("    {line}"));
+    }
+    Ok(())
 }

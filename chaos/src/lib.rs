@@ -12,16 +12,32 @@
 //! | [`real`] | the real binary as processes, and faults on them |
 //! | [`plan`] | what runs, what breaks when and where, and what must hold: from a file, a table or a seed |
 //! | [`fault`] | the vocabulary of faults, and the table of what is known of each |
-//! | [`report`] | the table and the verdict |
+//! | [`measure`] | what each fault cost |
 //!
-//! What stands: the plan `leader-kill` on real processes. The simulated world, the other faults and the score of planted bugs do not
-//! exist yet.
+//! The same plan runs in both worlds; the score of planted bugs does not exist yet.
 
 pub mod check;
 pub mod cli;
 pub mod fault;
 pub mod history;
 pub mod load;
+pub mod measure;
 pub mod plan;
 pub mod real;
-pub mod report;
+
+use std::path::{Path, PathBuf};
+
+/// Makes a certificate in a folder, and the authority if there is none yet: `(folder, name of the files, user, group, names and addresses)`.
+/// Gives the paths of certificate and key; the authority's certificate is `ca.crt` in the same folder.
+pub type Certify = fn(&Path, &str, &str, &str, &[String]) -> anyhow::Result<(PathBuf, PathBuf)>;
+
+/// What the program hands to the harness.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// Makes certificates.
+    pub certify: Certify,
+    /// What is running: version, and commit if it is known.
+    pub version: &'static str,
+    /// What servers and nodes run instead of this very program.
+    pub program: Option<PathBuf>,
+}

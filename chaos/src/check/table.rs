@@ -179,6 +179,12 @@ pub const CHECKS: &[Check] = &[
         judge: Judge::World,
     },
     Check {
+        name: "availability",
+        predicate: "while no more is broken than the cluster survives, writes are acknowledged again within 10 s of any fault, and within what \
+                    the plan allows",
+        judge: Judge::World,
+    },
+    Check {
         name: "coverage",
         predicate: "the run did what its plan claims: faults took effect, operations succeeded between them",
         judge: Judge::World,

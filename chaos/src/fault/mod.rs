@@ -108,8 +108,6 @@ pub enum Fault {
     },
     /// The target is removed from the cluster, its disk is wiped, and it joins again as a new member.
     ReplaceMember {},
-    /// The node's container runtime is killed; the node starts it again.
-    RuntimeKill {},
     /// Everything on the node stops, pods included, and goes on later: the node that was thought dead and comes back.
     NodeFreeze {},
     /// The node's agent is killed (SIGKILL), stays away, and is started again. Its pods go on where the runtime keeps them.
@@ -222,7 +220,6 @@ impl Fault {
             Self::ClockDrift { .. } => "clock-drift",
             Self::Overload { .. } => "overload",
             Self::ReplaceMember {} => "replace-member",
-            Self::RuntimeKill {} => "runtime-kill",
             Self::NodeFreeze {} => "node-freeze",
             Self::AgentCrash {} => "agent-crash",
         }
@@ -236,7 +233,7 @@ impl Fault {
     /// What it is done to.
     pub const fn site(&self) -> Site {
         match self {
-            Self::RuntimeKill {} | Self::NodeFreeze {} | Self::AgentCrash {} => Site::Node,
+            Self::NodeFreeze {} | Self::AgentCrash {} => Site::Node,
             Self::Overload { .. } => Site::Cluster,
             _ => Site::Server,
         }
@@ -250,10 +247,8 @@ impl Fault {
             | Self::ClockDrift { .. }
             | Self::Overload { .. }
             | Self::Duplicate { .. }
-            | Self::RuntimeKill {}
             | Self::NodeFreeze {}
             | Self::AgentCrash {} => false,
-            Self::Delay { .. } | Self::Bandwidth { .. } | Self::Loss { .. } => true,
             _ => true,
         }
     }

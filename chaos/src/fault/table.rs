@@ -29,10 +29,6 @@ pub enum Need {
     PacketQueue,
     /// A C compiler, for the shim that shifts a process's clock.
     Compiler,
-    /// A frozen cgroup.
-    Freezer,
-    /// Nodes that are network namespaces with a containerd each.
-    Containerd,
 }
 
 impl Need {
@@ -44,8 +40,6 @@ impl Need {
             Self::LoopExt4 => "root, a loop device, mkfs.ext4, and a C compiler",
             Self::PacketQueue => "root, and the kernel's NFQUEUE target with iptables",
             Self::Compiler => "a C compiler (cc), for a clock shim that is loaded into the process",
-            Self::Freezer => "root and a cgroup2 hierarchy",
-            Self::Containerd => "root, containerd, runc and the CNI plugins",
         }
     }
 }
@@ -271,27 +265,17 @@ pub const FAULTS: &[Row] = &[
         about: "a server is removed, its disk wiped, and it joins as a new member",
         sim: In::Yes,
         real: In::Yes,
-        how: "MemberRemove, SIGKILL, wipe, MemberAdd, start",
+        how: "SIGKILL, MemberRemove, wipe, MemberAdd at another port (ids are made of URLs), start, MemberPromote",
         heals: "it is the healing",
-        proof: "the member list names another id for the same address",
+        proof: "the member list has another id in its place, and the new member serves",
         needs: &[],
-    },
-    Row {
-        name: "runtime-kill",
-        about: "a node's container runtime is killed",
-        sim: In::No("simulated nodes have no container runtime"),
-        real: In::Yes,
-        how: "SIGKILL to the node's containerd",
-        heals: "the node starts it again",
-        proof: "its socket refuses connections, later it answers",
-        needs: &[Need::Netns, Need::Containerd],
     },
     Row {
         name: "node-freeze",
         about: "everything on a node stops, and goes on after its pods were given to others",
         sim: In::Yes,
         real: In::Yes,
-        how: "the node's agent is stopped and its links are cut; a node with a runtime is frozen as a cgroup",
+        how: "the node's agent, which holds its simulated pods, is stopped, and its links are cut",
         heals: "it goes on when the time is over; the keeper thaws it if the harness does not",
         proof: "the kernel says it is stopped, and no heartbeat arrives",
         needs: &[],

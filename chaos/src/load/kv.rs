@@ -4,30 +4,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use kontiki_base::env::{Env, Mono};
 use kontiki_proto::etcd::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use kontiki_proto::etcd::etcdserverpb::kv_client::KvClient;
 use kontiki_proto::etcd::etcdserverpb::request_op::Request;
-use kontiki_proto::etcd::etcdserverpb::watch_client::WatchClient;
-use kontiki_proto::etcd::etcdserverpb::watch_request::RequestUnion;
-use kontiki_proto::etcd::etcdserverpb::{
-    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCreateRequest, WatchRequest,
-};
-use kontiki_proto::etcd::mvccpb::event::EventType;
-use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
-use tokio_stream::StreamExt as _;
+use kontiki_proto::etcd::etcdserverpb::{Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::history::{Answer, Ask, Change, Op};
-
-/// Keys of the run: few, so that clients meet.
-const KEYS: u32 = 8;
+use crate::history::{Answer, Ask, Recorder};
+use crate::plan::{Dice, KvLoad, Mix};
 
 /// Where they lie.
 pub const PREFIX: &str = "chaos/";
+
+/// A client asks a silent member so often whether it is there, and goes to another one if it is not.
+const PING: Duration = Duration::from_millis(500);
+
+/// After a failure a client waits up to so long before it asks again.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// An operation that takes longer has an unknown outcome.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -44,6 +40,10 @@ pub struct Run {
     pub members: Vec<String>,
     /// Decides what is asked.
     pub seed: u64,
+    /// What clients do.
+    pub load: KvLoad,
+    /// Takes down everything that is seen.
+    pub recorder: Recorder,
 }
 
 impl Run {
@@ -54,54 +54,65 @@ impl Run {
 }
 
 /// Connects when first used; a call on a connection that is down fails at once.
-fn channel(url: &str) -> Result<Channel> {
+pub(crate) fn channel(url: &str) -> Result<Channel> {
     let endpoint = Endpoint::from_shared(url.to_owned()).with_context(|| format!("{url:?} is not a URL"))?;
     let endpoint = endpoint.connect_timeout(Duration::from_secs(1)).timeout(LIMIT).tcp_nodelay(true);
-    Ok(endpoint.http2_keep_alive_interval(Duration::from_secs(2)).keep_alive_timeout(Duration::from_secs(2)).connect_lazy())
+    Ok(endpoint.http2_keep_alive_interval(PING).keep_alive_timeout(PING).connect_lazy())
 }
 
-/// Works until told to stop; returns what it recorded.
+/// Works until told to stop; everything is recorded.
 ///
 /// # Errors
 /// A member's URL is not one.
-pub async fn client(run: Arc<Run>, id: u16) -> Result<Vec<Op>> {
+pub async fn client(run: Arc<Run>, id: u16) -> Result<()> {
     let mut members = run.members.iter().map(|url| Ok(KvClient::new(channel(url)?))).collect::<Result<Vec<_>>>()?;
-    let mut rng = StdRng::seed_from_u64(run.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(id));
-    let mut known = vec![0_i64; KEYS as usize];
-    let mut ops = Vec::new();
+    let mut dice = Dice::new(run.seed, &format!("client/{id}"));
+    let mut known = vec![0_i64; run.load.keys as usize];
+    let mut asked = 0_u64;
     // Like any client: stays with a member until that fails, then tries the next one.
     let mut member = usize::from(id) % members.len();
+    let pause = pause(&run.load);
     while !run.stop.load(Ordering::Relaxed) {
-        let slot = rng.random_range(0..KEYS);
-        let ask = choose(&mut rng, slot, id, ops.len(), known[slot as usize]);
-        let call = run.now();
+        let slot = usize::try_from(dice.below(u64::from(run.load.keys))).unwrap_or(0);
+        let ask = choose(&mut dice, &run.load.mix, slot, id, asked, known[slot]);
+        asked += 1;
+        let op = run.recorder.invoke(id, member, run.now(), ask.clone());
         let answer = perform(&mut members[member], &ask).await;
-        let ret = run.now();
         match &answer {
-            Answer::Written { revision } => known[slot as usize] = if ask.value().is_some() { *revision } else { 0 },
-            Answer::Read { found, .. } => known[slot as usize] = found.as_ref().map_or(0, |(_, at)| *at),
-            Answer::Unknown { .. } | Answer::Refused { .. } => {
-                tokio::time::sleep(Duration::from_millis(rng.random_range(2..20))).await;
-            }
+            Answer::Written { revision } => known[slot] = if ask.value().is_some() { *revision } else { 0 },
+            Answer::Read { found, .. } => known[slot] = found.as_ref().map_or(0, |(_, at)| *at),
             _ => {}
         }
         let failed = matches!(answer, Answer::Unknown { .. } | Answer::Refused { .. });
-        ops.push(Op { client: id, member, call, ret, ask, answer });
+        run.recorder.answer(op, run.now(), answer);
+        if failed {
+            run.env.sleep(dice.between(RETRY / 10, RETRY)).await;
+        }
+        if !pause.is_zero() {
+            run.env.sleep(dice.between(Duration::ZERO, pause * 2)).await;
+        }
         // Now and then a client moves anyway, so that every member keeps some.
-        if failed || rng.random_range(0..200) == 0 {
+        if failed || dice.below(200) == 0 {
             member = (member + 1) % members.len();
         }
     }
-    Ok(ops)
+    Ok(())
 }
 
-fn choose(rng: &mut StdRng, slot: u32, client: u16, number: usize, known: i64) -> Ask {
+/// What a client waits on average between two operations, so that all together ask as often as the plan says.
+fn pause(load: &KvLoad) -> Duration {
+    if load.rate == 0 { Duration::ZERO } else { Duration::from_secs(1) * u32::from(load.clients) / load.rate }
+}
+
+fn choose(dice: &mut Dice, mix: &Mix, slot: usize, client: u16, number: u64, known: i64) -> Ask {
     let key = format!("{PREFIX}k{slot}");
     let value = format!("c{client}-{number}");
-    match rng.random_range(0..100) {
-        0..40 => Ask::Get { key },
-        40..70 => Ask::Put { key, value },
-        70..95 => Ask::Cas { key, expect: known, value },
+    let drawn = dice.below(u64::from(mix.get) + u64::from(mix.put) + u64::from(mix.cas) + u64::from(mix.delete));
+    let (get, put, cas) = (u64::from(mix.get), u64::from(mix.put), u64::from(mix.cas));
+    match drawn {
+        n if n < get => Ask::Get { key },
+        n if n < get + put => Ask::Put { key, value },
+        n if n < get + put + cas => Ask::Cas { key, expect: known, value },
         _ => Ask::Delete { key },
     }
 }
@@ -162,40 +173,4 @@ async fn delete(kv: &mut KvClient<Channel>, key: &str) -> Result<Answer, tonic::
     let response = kv.delete_range(request).await?.into_inner();
     let revision = revision(response.header.as_ref());
     Ok(if response.deleted > 0 { Answer::Written { revision } } else { Answer::NothingDeleted { revision } })
-}
-
-/// All changes of the run's keys, as the store tells them: by a watch from the first revision to the one that a linearizable read shows now.
-///
-/// # Errors
-/// The store does not answer, or has forgotten its history.
-pub async fn changes(url: &str) -> Result<Vec<Change>> {
-    let channel = channel(url)?;
-    let range = RangeRequest { key: PREFIX.into(), count_only: true, ..RangeRequest::default() };
-    let until = revision(KvClient::new(channel.clone()).range(range).await?.into_inner().header.as_ref());
-    let create = WatchCreateRequest { key: PREFIX.into(), range_end: "chaos0".into(), start_revision: 1, ..WatchCreateRequest::default() };
-    let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
-    let progress = WatchRequest { request_union: Some(RequestUnion::ProgressRequest(Default::default())) };
-    // The stream stays open, and asks how far it is once a second.
-    let ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(Duration::from_secs(1)));
-    let requests = tokio_stream::once(create).chain(ticks.map(move |_| progress.clone()));
-    let mut endless = Endpoint::from_shared(url.to_owned())?.connect().await.map(WatchClient::new)?;
-    let mut stream = endless.watch(requests).await?.into_inner();
-    let mut changes = Vec::new();
-    loop {
-        let response = tokio::time::timeout(Duration::from_secs(30), stream.message()).await.context("the watch is silent")??;
-        let response = response.context("the watch ended")?;
-        if response.canceled {
-            bail!("the watch was cancelled: {}", response.cancel_reason);
-        }
-        for event in &response.events {
-            let kv = event.kv.as_ref().context("an event has a key")?;
-            let value = (event.r#type() == EventType::Put).then(|| String::from_utf8_lossy(&kv.value).into_owned());
-            let key = String::from_utf8_lossy(&kv.key).into_owned();
-            let (create, version, lease) = (kv.create_revision, kv.version, kv.lease);
-            changes.push(Change { revision: kv.mod_revision, key, value, create, version, lease });
-        }
-        if !response.created && revision(response.header.as_ref()) >= until {
-            return Ok(changes);
-        }
-    }
 }

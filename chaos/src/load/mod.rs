@@ -1,4 +1,7 @@
 //! Clients that record what they see.
 
 pub mod kv;
+pub mod lease;
+pub mod observer;
 pub mod pods;
+pub mod watch;

@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 const NAME: &str = "chaos";
-const NAMESPACE: &str = "default";
 
 /// A client of the Kubernetes API with a Deployment to look after.
 #[derive(Clone, Debug)]
 pub struct Pods {
     client: ResourcesClient<Channel>,
+    namespace: String,
     replicas: u32,
 }
 
@@ -24,8 +24,8 @@ fn resource(group: &str, resource: &str) -> Option<Resource> {
     Some(Resource { group: group.into(), version: "v1".into(), resource: resource.into() })
 }
 
-fn reference(group: &str, plural: &str, name: &str) -> Option<ObjectRef> {
-    Some(ObjectRef { resource: resource(group, plural), namespace: NAMESPACE.into(), name: name.into(), subresource: String::new() })
+fn reference(group: &str, plural: &str, namespace: &str, name: &str) -> Option<ObjectRef> {
+    Some(ObjectRef { resource: resource(group, plural), namespace: namespace.into(), name: name.into(), subresource: String::new() })
 }
 
 impl Pods {
@@ -33,11 +33,11 @@ impl Pods {
     ///
     /// # Errors
     /// The API server refuses, or does not answer.
-    pub async fn create(channel: Channel, replicas: u32) -> Result<Self> {
+    pub async fn create(channel: Channel, namespace: &str, replicas: u32) -> Result<Self> {
         let mut client = ResourcesClient::new(channel);
         let deployment = json!({
             "apiVersion": "apps/v1", "kind": "Deployment",
-            "metadata": { "name": NAME, "namespace": NAMESPACE },
+            "metadata": { "name": NAME, "namespace": namespace },
             "spec": {
                 "replicas": replicas,
                 "selector": { "matchLabels": { "app": NAME } },
@@ -55,12 +55,12 @@ impl Pods {
         };
         let request = CreateRequest {
             resource: resource("apps", "deployments"),
-            namespace: NAMESPACE.into(),
+            namespace: namespace.into(),
             object: Some(object),
             ..Default::default()
         };
         client.create(request).await.context("cannot create the Deployment")?;
-        Ok(Self { client, replicas })
+        Ok(Self { client, namespace: namespace.to_owned(), replicas })
     }
 
     /// Ready replicas, by the Deployment's own status.
@@ -68,7 +68,8 @@ impl Pods {
     /// # Errors
     /// The API server does not answer.
     pub async fn ready(&mut self) -> Result<u32> {
-        let object = self.client.get(GetRequest { r#ref: reference("apps", "deployments", NAME), revision: 0 }).await?.into_inner();
+        let object =
+            self.client.get(GetRequest { r#ref: reference("apps", "deployments", &self.namespace, NAME), revision: 0 }).await?.into_inner();
         let deployment: Value = serde_json::from_slice(&object.raw)?;
         Ok(deployment["status"]["readyReplicas"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0))
     }
@@ -78,9 +79,21 @@ impl Pods {
     /// # Errors
     /// The API server does not answer.
     pub async fn running(&mut self) -> Result<Vec<String>> {
+        Ok(self.placed().await?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// Those of them that are on this node.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub async fn on_node(&mut self, node: &str) -> Result<Vec<String>> {
+        Ok(self.placed().await?.into_iter().filter(|(_, on)| on == node).map(|(name, _)| name).collect())
+    }
+
+    async fn placed(&mut self) -> Result<Vec<(String, String)>> {
         let request = ListRequest {
             resource: resource("", "pods"),
-            namespace: NAMESPACE.into(),
+            namespace: self.namespace.clone(),
             label_selector: format!("app={NAME}"),
             ..ListRequest::default()
         };
@@ -92,7 +105,8 @@ impl Pods {
                 let ready = pod["status"]["conditions"].as_array();
                 let ready = ready.is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"));
                 if ready && pod["metadata"]["deletionTimestamp"].is_null() {
-                    names.push(pod["metadata"]["name"].as_str().unwrap_or_default().to_owned());
+                    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                    names.push((text(&pod["metadata"]["name"]), text(&pod["spec"]["nodeName"])));
                 }
             }
         }
@@ -104,7 +118,7 @@ impl Pods {
         let Ok(names) = self.running().await else { return 0 };
         let mut deleted = 0;
         for name in names.iter().take(count) {
-            let request = DeleteRequest { r#ref: reference("", "pods", name), ..DeleteRequest::default() };
+            let request = DeleteRequest { r#ref: reference("", "pods", &self.namespace, name), ..DeleteRequest::default() };
             deleted += usize::from(self.client.delete(request).await.is_ok());
         }
         deleted

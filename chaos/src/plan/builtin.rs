@@ -107,7 +107,7 @@ fn usual(fault: Fault) -> Entry {
         }
         Fault::FsyncEio {} | Fault::DiskFull {} | Fault::DiskSlow { .. } | Fault::DiskStall {} => (Target::Leader, 12, Spread::secs(4)),
         Fault::NodeFreeze {} => (Target::AnyNode, 25, Spread::secs(12)),
-        Fault::RuntimeKill {} | Fault::AgentCrash {} => (Target::AnyNode, 12, Spread::secs(3)),
+        Fault::AgentCrash {} => (Target::AnyNode, 12, Spread::secs(3)),
         Fault::Overload { .. } => (Target::Cluster, 12, Spread::secs(4)),
         _ => (Target::AnyServer, 10, Spread::secs(4)),
     };

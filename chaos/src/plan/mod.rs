@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 
 pub use dice::Dice;
 pub use schedule::Injection;
-pub use span::{Span, Spread};
+pub use span::{BadSpan, Span, Spread};
 
 use crate::fault::Fault;
 
@@ -82,13 +82,11 @@ pub struct Topology {
     /// Control-plane members, each a store, an API server and controllers.
     #[schemars(range(min = 1, max = 9))]
     pub servers: u8,
-    /// Nodes.
+    /// Nodes. Their pods are simulated.
     #[schemars(range(min = 0, max = 50))]
     pub nodes: u8,
     /// What lies under the servers' data folders. The simulated world has a disk of its own, which can do everything.
     pub disk: Disk,
-    /// What nodes do with pods.
-    pub runtime: Runtime,
 }
 
 /// What lies under a server's data folder in the real world.
@@ -104,17 +102,6 @@ pub enum Disk {
     Ext4,
     /// A file system of the harness: it can do everything that disks do in bad moments.
     Fuse,
-}
-
-/// What nodes do with pods.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Runtime {
-    /// Pods are simulated.
-    #[default]
-    Hollow,
-    /// Pods are containers.
-    Cri,
 }
 
 /// Who uses the cluster.
@@ -384,7 +371,7 @@ fn fault_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
 
 impl Default for Topology {
     fn default() -> Self {
-        Self { servers: 3, nodes: 2, disk: Disk::Auto, runtime: Runtime::Hollow }
+        Self { servers: 3, nodes: 2, disk: Disk::Auto }
     }
 }
 

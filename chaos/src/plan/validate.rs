@@ -1,7 +1,7 @@
 //! What a plan must fulfil beyond its types. Every error names the field.
 
 use super::{Entry, Mode, Plan, PlanError, Target, When};
-use crate::check::Violation;
+use crate::check::CHECKS;
 use crate::fault::{Fault, Shape, Site};
 
 /// Longest run.
@@ -32,7 +32,7 @@ impl Plan {
             self.validate_entry(&format!("schedule[{index}]"), entry)?;
         }
         for (index, check) in self.expect.checks.iter().enumerate() {
-            let known = Violation::CHECKS.iter().any(|(name, _)| name == check);
+            let known = CHECKS.iter().any(|known| known.name == check);
             need(known, || format!("expect.checks[{index}]"), || format!("there is no check {check:?}; `kontiki chaos list` names them"))?;
         }
         Ok(())

@@ -1,138 +1,198 @@
-//! The real binary as processes, and faults on them.
+//! The real world: the real binary as processes, each member in a network namespace of its own, and faults on all of it.
 
-mod cluster;
-mod leader;
+pub mod args;
+pub mod bench;
+mod delayer;
+mod disk;
+pub mod doctor;
+mod inject;
+mod keeper;
+mod lossy;
+mod native;
+mod net;
+mod procs;
+mod progress;
+mod scene;
+mod session;
+mod target;
+mod tool;
+pub mod verdict;
+mod views;
+mod world;
 
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use kontiki_base::env::Env;
 use kontiki_proto::env::SystemEnv;
 
-use crate::check::{Violation, linear};
-use crate::cli::{Plan, RealArgs};
-use crate::history::{Answer, History};
-use crate::load::kv::{self, Run};
-use crate::load::pods::Pods;
-use crate::report::{Fault, Report};
-use cluster::Cluster;
+use crate::Tools;
+use crate::history::History;
+use crate::measure::{self, Row};
+use crate::plan::Plan;
+use args::RealArgs;
+use verdict::{Findings, Verdict};
 
-/// Replicas of the Deployment that must be complete at the end.
-const REPLICAS: u32 = 20;
+/// What a run gave.
+pub struct Outcome {
+    /// Everything that was seen.
+    pub history: History,
+    /// What each fault cost.
+    pub rows: Vec<Row>,
+    /// What was found.
+    pub findings: Findings,
+}
 
-/// After the faults the cluster has this long to be whole again.
-const CONVERGE: Duration = Duration::from_secs(60);
-
-/// Runs a plan. `true`: everything held.
+/// The plan that the flags mean.
 ///
 /// # Errors
-/// The run could not be carried out: nothing was proved.
-pub async fn run(args: &RealArgs) -> Result<bool> {
-    let env: Arc<dyn Env> = Arc::new(SystemEnv::new());
-    eprintln!("starting 3 servers and 2 simulated nodes");
-    let cluster = Cluster::start(args.keep).await?;
-    let outcome = attack(args, &env, &cluster).await;
-    let ended = cluster.end().await;
-    let report = outcome?;
-    ended.context("the cluster did not end cleanly")?;
-    report.print();
-    Ok(report.violations.is_empty())
+/// There is no such plan, or it is not one.
+pub fn plan(args: &RealArgs) -> Result<Plan> {
+    let mut plan = Plan::find(&args.plan)?;
+    if let Some(every) = args.every {
+        for when in plan.schedule.iter_mut().map(|e| &mut e.when).filter(|w| w.every.is_some()) {
+            when.every = Some(crate::plan::Spread::just(every.0));
+            when.first = None;
+        }
+    }
+    plan.duration = args.duration.unwrap_or(plan.duration);
+    plan.workload.kv.clients = args.clients.unwrap_or(plan.workload.kv.clients);
+    plan.seed = args.seed.unwrap_or(plan.seed);
+    plan.validate()?;
+    Ok(plan)
 }
 
-async fn attack(args: &RealArgs, env: &Arc<dyn Env>, cluster: &Cluster) -> Result<Report> {
-    let mut pods = Pods::create(cluster.api().await?, REPLICAS).await?;
-    let took = pods.complete(env.as_ref(), CONVERGE).await.context("before any fault")?;
-    eprintln!("Deployment of {REPLICAS} complete after {:.1} s; {} clients begin", took.as_secs_f64(), args.clients);
-    let run = Arc::new(Run {
-        env: env.clone(),
-        origin: env.now_mono(),
-        stop: AtomicBool::new(false),
-        members: cluster.client_urls(),
-        seed: args.seed,
-    });
-    let clients: Vec<_> = (0..args.clients).map(|id| tokio::spawn(kv::client(run.clone(), id))).collect();
-    let faults = inject(args, env, cluster, &run, &mut pods).await;
-    run.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    let mut history = History::default();
-    for client in clients {
-        history.ops.extend(client.await.context("a client panicked")??);
+/// `kontiki chaos real`.
+///
+/// # Errors
+/// The run could not be carried out.
+pub async fn run(args: &RealArgs, tools: &Tools) -> Result<Verdict> {
+    if let Some(kubeconfig) = &args.target {
+        return target::run(args, kubeconfig).await;
     }
-    let faults = faults?;
-    let mut violations = Vec::new();
-    let converged = match pods.complete(env.as_ref(), CONVERGE).await {
-        Ok(took) => Some(took),
-        Err(e) => {
-            violations.push(Violation::new("converge", format!("{e:#}")));
-            None
+    let plan = plan(args)?;
+    let tools = &Tools { program: args.program.clone(), ..tools.clone() };
+    let outcome = execute(&plan, tools, args.out.as_deref(), args.keep).await?;
+    outcome.findings.print(&plan, &outcome.history, &outcome.rows);
+    Ok(outcome.findings.verdict())
+}
+
+/// Removes what dead runs left, and says so.
+pub async fn collect_garbage(quiet: bool) -> Result<bool> {
+    let removed = tokio::task::spawn_blocking(scene::collect_garbage).await.context("cleaning up panicked")?;
+    let mut clean = true;
+    for (id, outcome) in &removed {
+        match outcome {
+            Ok(()) => eprintln!("removed what run {id} left"),
+            Err(left) => {
+                clean = false;
+                eprintln!("of run {id} this is left: {left}");
+            }
+        }
+    }
+    if removed.is_empty() && !quiet {
+        eprintln!("no dead run left anything on this machine");
+    }
+    Ok(clean)
+}
+
+/// Runs a plan on a cluster of its own, and judges it. The machine is afterwards as it was before, also after Ctrl-C.
+///
+/// # Errors
+/// The run could not be carried out.
+pub async fn execute(plan: &Plan, tools: &Tools, out: Option<&Path>, keep: bool) -> Result<Outcome> {
+    collect_garbage(true).await?;
+    let unseen = plan.schedule.iter().filter_map(|e| e.when.event).find(|e| !e.in_real());
+    if let Some(event) = unseen {
+        anyhow::bail!("the plan waits for {event:?}, which only the simulated world sees");
+    }
+    let env: Arc<dyn Env> = Arc::new(SystemEnv::new());
+    let (own, planned) = (env.clone(), plan.clone());
+    let prepared = tokio::task::spawn_blocking(move || world::World::prepare(&planned, own)).await.context("preparing panicked")??;
+    let (scene, keeper) = (prepared.0.clone(), prepared.1.clone());
+    // Whatever talks to the cluster runs on threads that are in the clients' namespace.
+    let runtime = match &prepared.2 {
+        Some(net) => Some(net.runtime().context("cannot start threads in the clients' namespace")?),
+        None => None,
+    };
+    let handle = runtime.as_ref().map_or_else(tokio::runtime::Handle::current, |r| r.handle().clone());
+    let session = session::run(plan.clone(), tools.clone(), env, prepared, out.map(Path::to_path_buf), keep);
+    let mut session = handle.spawn(session);
+    let outcome = tokio::select! {
+        ended = &mut session => ended.context("the run panicked").and_then(|outcome| outcome),
+        () = interrupted() => {
+            progress::say("interrupted: cleaning up");
+            session.abort();
+            let _ = session.await;
+            Err(anyhow::anyhow!("interrupted"))
         }
     };
-    history.changes = cluster.changes().await.context("cannot read the store's own history")?;
-    violations.extend(linear::check(&history));
-    violations.extend(coverage(args, &faults, &history));
-    if let Some(path) = &args.history {
-        write_history(path, &history)?;
+    progress::quiet();
+    if let Some(runtime) = runtime {
+        runtime.shutdown_background();
     }
-    Ok(Report::new(args, &history, faults, converged, violations))
-}
-
-/// Breaks things until the time is over. A fault is over when clients write again.
-async fn inject(args: &RealArgs, env: &Arc<dyn Env>, cluster: &Cluster, run: &Arc<Run>, pods: &mut Pods) -> Result<Vec<Fault>> {
-    let mut faults = Vec::new();
-    while Duration::from_nanos(run.now()) < args.duration {
-        env.sleep(args.every.min(args.duration)).await;
-        if args.plan == Plan::Calm || Duration::from_nanos(run.now()) >= args.duration {
-            continue;
-        }
-        pods.disturb(2).await;
-        match leader::kill(cluster, run).await {
-            Ok(fault) => {
-                let gap = fault
-                    .leader_back
-                    .map_or_else(|| "no leader yet".into(), |at| format!("{} ms without leader", (at - fault.at) / 1_000_000));
-                eprintln!("{:>6.1} s  {} ({}) killed: {gap}", fault.at as f64 / 1e9, fault.victim, fault.detail);
-                faults.push(fault);
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(e) => {
+            // The session did not end the cluster itself.
+            let removed = tokio::task::spawn_blocking(move || scene.remove(keep)).await.context("cleaning up panicked")?;
+            keeper.done();
+            if let Err(left) = removed {
+                eprintln!("this is left on the machine: {left}");
             }
-            Err(e) => eprintln!("{:>6.1} s  no fault: {e:#}", run.now() as f64 / 1e9),
+            return Err(e);
         }
+    };
+    let rows = measure::rows(&outcome.history);
+    let mut findings = Findings::default();
+    findings.take(plan, outcome.outcomes);
+    findings.judge(plan, &outcome.history, &rows, outcome.elections, outcome.converged);
+    if let Some(out) = out {
+        write(out, "plan.yaml", plan.to_yaml().as_bytes())?;
+        write(out, "measurements.json", &serde_json::to_vec_pretty(&rows)?)?;
     }
-    Ok(faults)
+    Ok(Outcome { history: outcome.history, rows, findings })
 }
 
-/// A run that saw nothing proves nothing.
-fn coverage(args: &RealArgs, faults: &[Fault], history: &History) -> Vec<Violation> {
-    let mut found = Vec::new();
-    let written = history.ops.iter().filter(|op| matches!(op.answer, Answer::Written { .. })).count();
-    let read = history.ops.iter().filter(|op| matches!(op.answer, Answer::Read { .. })).count();
-    if written < 100 || read < 100 {
-        found.push(Violation::new("coverage", format!("only {written} writes and {read} reads succeeded")));
-    }
-    if args.plan != Plan::Calm && faults.is_empty() {
-        found.push(Violation::new("coverage", "no fault was injected"));
-    }
-    for fault in faults.iter().filter(|f| f.leader_back.is_none()) {
-        found.push(Violation::new("coverage", format!("no new leader was seen after the kill at {:.1} s", fault.at as f64 / 1e9)));
-    }
-    let acknowledged: std::collections::BTreeSet<u16> =
-        history.ops.iter().filter(|op| matches!(op.answer, Answer::Written { .. })).map(|op| op.client).collect();
-    if acknowledged.len() < usize::from(args.clients) {
-        found.push(Violation::new("coverage", format!("only {} of {} clients ever wrote", acknowledged.len(), args.clients)));
-    }
-    found
+/// Writes a file into a run's folder.
+fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let path = dir.join(name);
+    std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn write_history(path: &std::path::Path, history: &History) -> Result<()> {
-    use std::io::Write as _;
-    let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    let mut out = std::io::BufWriter::new(file);
-    for op in &history.ops {
-        serde_json::to_writer(&mut out, op)?;
-        out.write_all(b"\n")?;
+/// Completes at Ctrl-C, or when the process is told to end.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        // Without signals the harness ends by being killed, and the keeper cleans up.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
     }
-    for change in &history.changes {
-        serde_json::to_writer(&mut out, change)?;
-        out.write_all(b"\n")?;
-    }
-    out.flush().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The keeper's process: not for people.
+pub fn keep(id: &str) {
+    keeper::run(id);
+}
+
+/// Undoes one thing on a cluster that is not ours: not for people.
+///
+/// # Errors
+/// The cluster does not answer.
+pub async fn undo(what: &str, kubeconfig: &Path, name: &str) -> Result<()> {
+    target::undo(what, kubeconfig, name).await
+}
+
+/// The delaying process: not for people.
+///
+/// # Errors
+/// The kernel's packet queue cannot be opened.
+pub fn delay(by_ms: u64, jitter_ms: u64, hold_ms: u64, seed: u64) -> std::io::Result<()> {
+    let ms = Duration::from_millis;
+    delayer::run(ms(by_ms), ms(jitter_ms), ms(hold_ms), seed, || println!("delaying"))
 }

@@ -79,7 +79,8 @@ impl pb::maintenance_server::Maintenance for Api {
             version: ETCD_VERSION.into(),
             db_size: bytes(size),
             leader: raft.leader.map_or(0, MemberId::get),
-            raft_index: raft.committed.get(),
+            // The two are told by different threads: what is applied is committed, whoever said so first.
+            raft_index: raft.committed.max(raft.applied).get(),
             raft_term: raft.term.get(),
             raft_applied_index: raft.applied.get(),
             errors,

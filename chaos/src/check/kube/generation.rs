@@ -26,9 +26,13 @@ pub fn judge(history: &History) -> Outcome {
         }
         let Some((before, after)) = step.lives_on() else { continue };
         let grown = generation(after) - generation(before);
-        let changed = before.pointer("/spec") != after.pointer("/spec");
+        let differ = |at: &str| before.pointer(at) != after.pointer(at);
+        // A Deployment's annotations count as part of its spec (kubernetes/pkg/registry/apps/deployment/strategy.go, PrepareForUpdate).
+        let annotated = step.key.starts_with("/registry/deployments/") && differ("/metadata/annotations");
+        let changed = differ("/spec") || annotated;
         let begins = !deleting(before) && deleting(after);
-        if changed && grown != 1 || !changed && grown != 0 && !(begins && grown == 1) {
+        let right = if changed { grown == 1 } else { grown == 0 || begins && grown == 1 };
+        if !right {
             fail(format!("the spec {}, the generation grew by {grown}", if changed { "changed" } else { "stayed" }));
         }
         if observed(after) < observed(before) {
@@ -50,6 +54,17 @@ mod tests {
     fn object(generation: i64, replicas: i64, observed: i64) -> Value {
         let metadata = json!({"name": "s", "namespace": "d", "uid": "s", "generation": generation});
         json!({"metadata": metadata, "spec": {"replicas": replicas}, "status": {"observedGeneration": observed}})
+    }
+
+    #[test]
+    fn annotations_of_a_deployment_count_and_those_of_others_do_not() {
+        for (folder, passes) in [("deployments", true), ("replicasets", false)] {
+            let mut annotated = object(2, 1, 1);
+            annotated["metadata"]["annotations"] = json!({"a": "b"});
+            let changes = vec![put(2, folder, &object(1, 1, 1)), put(3, folder, &annotated)];
+            let failed = matches!(judge(&History { changes, ..History::default() }).verdict, Verdict::Fail(_));
+            assert_eq!(failed, !passes, "{folder}");
+        }
     }
 
     #[test]

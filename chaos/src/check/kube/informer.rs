@@ -40,7 +40,7 @@ impl Session {
             ApiFrame::Put { key, revision } => {
                 tally.saw("events");
                 self.forward(*revision, frame, tally);
-                if !log.get(key, *revision).is_some_and(|v| v.revision == *revision) {
+                if log.get(key, *revision).is_none_or(|v| v.revision != *revision) {
                     fail(format!("{key} was not written at {revision}"), *revision, frame, tally);
                 }
                 self.objects.insert(key.clone(), *revision);
