@@ -17,7 +17,7 @@ use kontiki_base::ids::MemberId;
 use kontiki_base::kv::{KvError, Op, Txn};
 
 use crate::command::Command;
-use crate::keys::{self, SYS_ALARMS};
+use crate::keys;
 use crate::state::ReadError;
 use crate::view::{Space, View, ViewError};
 use crate::write::Writer;
@@ -65,6 +65,9 @@ impl std::fmt::Display for Alarm {
         write!(f, "alarm:{} ", self.kind.name())
     }
 }
+
+/// `Sys`: all alarms, by kind and member: kind, whether it is automatic, BE(member). Absent if there is none.
+pub(crate) const SYS_ALARMS: &[u8] = b"alarms";
 
 /// Bytes of an alarm in the record of all.
 const LEN: usize = 10;

@@ -28,9 +28,6 @@ pub const SYS_COMPACT: &[u8] = b"compact";
 /// `Sys`: where physical removal goes on: a [`Stamp`], and the compact revision that it works for. Members may differ.
 pub const SYS_SWEEP: &[u8] = b"sweep";
 
-/// `Sys`: all alarms, [`alarm`](crate::alarm) has the bytes. Absent if there is none.
-pub const SYS_ALARMS: &[u8] = b"alarms";
-
 /// Bytes of a revision; a [`Stamp`] begins with them.
 pub const REVISION_LEN: usize = 8;
 /// Bytes of an encoded [`Stamp`].

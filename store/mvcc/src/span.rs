@@ -123,7 +123,7 @@ pub fn hash_rest(view: &dyn View) -> Result<u64, ViewError> {
             hash.bytes(&value);
         }
     }
-    hash.bytes(&view.get(Space::Sys, keys::SYS_ALARMS)?.unwrap_or_default());
+    hash.bytes(&view.get(Space::Sys, crate::alarm::SYS_ALARMS)?.unwrap_or_default());
     Ok(hash.finish())
 }
 
