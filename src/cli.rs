@@ -6,6 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use crate::store::args::StoreArgs;
+
+/// What is logged if nobody says.
+pub(crate) const LOG: &str = "info,openraft=error,openraft::raft::api::management=off,fuser=error";
+
 /// Kubernetes on a Raft: a highly available control plane in one binary.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, arg_required_else_help = true)]
@@ -25,7 +30,7 @@ pub(crate) struct Cli {
         long,
         global = true,
         value_name = "FILTER",
-        default_value = "info,openraft=error,openraft::raft::api::management=off,fuser=error",
+        default_value = LOG,
         env = "KONTIKI_LOG"
     )]
     pub(crate) log: String,
@@ -47,8 +52,10 @@ pub(crate) enum Command {
     Server(Box<ServerArgs>),
     /// Run one node: starts pods and reports on them
     Agent(Box<AgentArgs>),
-    /// Run the store alone: speaks etcd v3
-    Store(Box<StoreArgs>),
+    /// Run the store alone: speaks etcd v3, and takes etcd's flags
+    Store(StoreArgs),
+    /// Show and change who belongs to a store's cluster
+    Member(crate::member::MemberCommand),
     /// Break a cluster, and prove what held
     Chaos(kontiki_chaos::cli::ChaosArgs),
     /// Images that come with this binary
@@ -127,7 +134,7 @@ pub(crate) struct StatusArgs {
     pub(crate) data_dir: PathBuf,
 }
 
-/// What a store member needs to know; shared by `server` and `store`.
+/// What a server's own store member needs to know. `kontiki store` takes etcd's flags instead.
 #[derive(Debug, Args)]
 pub(crate) struct MemberArgs {
     /// This member's name: unique in the cluster, and listed in --initial-cluster
@@ -165,6 +172,10 @@ pub(crate) struct MemberArgs {
     /// Milliseconds between the leader's heartbeats
     #[arg(long, value_name = "MS", default_value_t = 100)]
     pub(crate) heartbeat_interval: u64,
+
+    /// Serve etcd clients with TLS and this server's certificate, and let in those alone whom the cluster's authority knows
+    #[arg(long)]
+    pub(crate) client_tls: bool,
 
     /// Milliseconds without a leader after which a member stands for election
     #[arg(long, value_name = "MS", default_value_t = 700)]
@@ -207,13 +218,6 @@ pub(crate) struct ServerArgs {
     /// IP addresses under which pods reach the servers' API ports, for the `kubernetes` service: ip:port,…
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub(crate) api_endpoints: Vec<SocketAddr>,
-}
-
-/// `kontiki store`.
-#[derive(Debug, Args)]
-pub(crate) struct StoreArgs {
-    #[command(flatten)]
-    pub(crate) member: MemberArgs,
 }
 
 /// `kontiki agent`.

@@ -3,6 +3,7 @@
 mod agent;
 mod cli;
 mod image;
+mod member;
 mod pki;
 mod server;
 mod status;
@@ -22,7 +23,7 @@ use cli::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(store::args::command_line(std::env::args_os()));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -31,8 +32,8 @@ fn main() -> ExitCode {
         }
     };
     let outcome = runtime.block_on(async {
-        let (service, instance) = identity(&cli.command);
-        let _telemetry = telemetry::init(&cli.log, cli.otlp_endpoint.as_deref(), service, instance)?;
+        let (service, instance) = identity(&cli.command)?;
+        let _telemetry = telemetry::init(&log_filter(&cli)?, cli.otlp_endpoint.as_deref(), service, &instance)?;
         run(cli.command, cli.otlp_endpoint.as_deref()).await
     });
     // A blocking read of a terminal must not keep a finished program alive.
@@ -47,12 +48,20 @@ fn main() -> ExitCode {
 }
 
 /// What a process is called in traces.
-fn identity(command: &Command) -> (&'static str, &str) {
-    match command {
-        Command::Server(args) => ("kontiki-server", &args.member.name),
-        Command::Store(args) => ("kontiki-store", &args.member.name),
-        Command::Agent(args) => ("kontiki-agent", &args.name),
-        _ => ("kontiki", "cli"),
+fn identity(command: &Command) -> anyhow::Result<(&'static str, String)> {
+    Ok(match command {
+        Command::Server(args) => ("kontiki-server", args.member.name.clone()),
+        Command::Store(args) => ("kontiki-store", args.given()?.get("name").to_owned()),
+        Command::Agent(args) => ("kontiki-agent", args.name.clone()),
+        _ => ("kontiki", "cli".into()),
+    })
+}
+
+/// What is logged: as --log says, or else as etcd's --log-level does.
+fn log_filter(cli: &Cli) -> anyhow::Result<String> {
+    match &cli.command {
+        Command::Store(args) if cli.log == cli::LOG => Ok(cli.log.replacen("info", kontiki_store::flags::apply::level(&args.given()?)?, 1)),
+        _ => Ok(cli.log.clone()),
     }
 }
 
@@ -64,7 +73,8 @@ async fn run(command: Command, otlp_endpoint: Option<&str>) -> anyhow::Result<u8
         Command::Status(args) => status::run(&args).await?,
         Command::Server(args) => server::run(*args).await?,
         Command::Agent(args) => agent::run(*args).await?,
-        Command::Store(args) => store::run(*args).await?,
+        Command::Store(args) => store::run(&args).await?,
+        Command::Member(args) => member::run(&args).await?,
         Command::Chaos(args) => return Ok(kontiki_chaos::cli::run(&args, &tools()).await),
         Command::Image(args) => image::run(args).await?,
     }

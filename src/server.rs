@@ -20,7 +20,7 @@ use kontiki_store::raft::{RaftStatus, Role};
 use tokio::sync::watch;
 
 use crate::cli::{ServerArgs, TlsArgs};
-use crate::store::{Threads, config, failed, read, terminated};
+use crate::store::{Threads, config, failed, read, reload_on_hangup, terminated};
 
 /// Keys that are reconciled at once.
 const WORKERS: usize = 8;
@@ -35,7 +35,7 @@ const HISTORY_BYTES: u64 = 16 << 30;
 /// Runs the command until it is told to end.
 pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let env: Arc<dyn Env> = Arc::new(SystemEnv::new());
-    let mut store_config = config(&args.member, Some(&args.tls), env.clone())?;
+    let mut store_config = config(&args.member, &args.tls, env.clone())?;
     // The disk is the limit, and the past can be read: nobody else compacts here.
     store_config.quota_backend_bytes = -1;
     (store_config.history_keep, store_config.history_max_bytes) = (HISTORY, HISTORY_BYTES);
@@ -65,6 +65,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let mut controllers = tokio::spawn(Controllers::run(controllers, until(stopped)));
     let outcome = tokio::select! {
         () = terminated() => Ok(()),
+        () = reload_on_hangup(&store) => Ok(()),
         why = failed(&store) => Err(anyhow::anyhow!("the store stopped: {why}")),
         ended = &mut controllers => match ended.context("the controllers panicked")? {
             Ok(()) => bail!("the controllers ended by themselves"),

@@ -1,16 +1,16 @@
 //! `kontiki store`: the store alone, speaking etcd v3. And what `kontiki server` shares with it.
 
+pub(crate) mod args;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use kontiki_base::env::Env;
 use kontiki_proto::env::SystemEnv;
-use kontiki_store::compactor::CompactionMode;
-use kontiki_store::config::StoreConfig;
-use kontiki_store::net::PeerTls;
+use kontiki_store::config::{Listen, PeerTls, Pem, StoreConfig, TlsOptions};
+use kontiki_store::flags::apply;
 use kontiki_store::raft::node::Timings;
-use kontiki_store::room::DISK_RESERVE;
 use kontiki_store::server::{Store, StoreHandle};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,16 +43,37 @@ impl Drop for Threads {
 }
 
 /// Runs the command until it is told to end.
-pub(crate) async fn run(args: StoreArgs) -> Result<()> {
+pub(crate) async fn run(args: &StoreArgs) -> Result<()> {
     let env: Arc<dyn Env> = Arc::new(SystemEnv::new());
-    let (_threads, store) = Threads::start(config(&args.member, None, env)?).await?;
-    tracing::info!(name = args.member.name, client = ?store.client_addr(), "serving etcd v3");
+    let applied = apply(&args.given()?, env)?;
+    for note in applied.notes {
+        tracing::warn!("{note}");
+    }
+    let (name, data_dir) = (applied.config.name.clone(), applied.config.data_dir.clone());
+    let parent = data_dir.parent().unwrap_or(&data_dir);
+    std::fs::create_dir_all(parent).with_context(|| format!("--data-dir: cannot create {}", parent.display()))?;
+    let (_threads, store) = Threads::start(applied.config).await?;
+    tracing::info!(name, clients = ?store.addrs(), data_dir = %data_dir.display(), "serving etcd v3");
     tokio::select! {
         () = terminated() => {}
+        () = reload_on_hangup(&store) => {}
         why = failed(&store) => bail!("the store stopped: {why}"),
     }
     store.shutdown().await;
     Ok(())
+}
+
+/// Reads certificates anew at each SIGHUP. Never completes.
+pub(crate) async fn reload_on_hangup(store: &StoreHandle) {
+    // Without signals, certificates are still read anew when their files have changed.
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return std::future::pending().await };
+    while hangup.recv().await.is_some() {
+        match store.reload_certificates() {
+            Ok(()) => tracing::info!("certificates were read anew"),
+            Err(error) => tracing::warn!(%error, "certificates cannot be used: the ones before stay"),
+        }
+    }
+    std::future::pending().await
 }
 
 /// Completes with the reason when the member has stopped by itself: a disk that fails, most likely.
@@ -76,52 +97,32 @@ pub(crate) async fn terminated() {
     }
 }
 
-/// What the member's flags say, checked.
-pub(crate) fn config(args: &MemberArgs, tls: Option<&TlsArgs>, env: Arc<dyn Env>) -> Result<StoreConfig> {
-    let mut initial_cluster: Vec<(String, Vec<String>)> = Vec::new();
-    for item in &args.initial_cluster {
-        let (name, url) = item.split_once('=').with_context(|| format!("--initial-cluster: {item:?} is not name=url"))?;
-        match initial_cluster.iter_mut().find(|(known, _)| known == name) {
-            Some((_, urls)) => urls.push(url.to_owned()),
-            None => initial_cluster.push((name.to_owned(), vec![url.to_owned()])),
-        }
-    }
+/// What a server's flags say of its member, checked.
+pub(crate) fn config(args: &MemberArgs, tls: &TlsArgs, env: Arc<dyn Env>) -> Result<StoreConfig> {
+    let list = args.initial_cluster.join(",");
+    let initial_cluster = kontiki_store::flags::value::members(&list).map_err(|why| anyhow::anyhow!("--initial-cluster: {why}"))?;
     let https = initial_cluster.iter().flat_map(|(_, urls)| urls).any(|url| url.starts_with("https://"));
-    let peer_tls = match (https, tls) {
-        (false, _) => None,
-        (true, Some(tls)) => Some(peer_tls(tls)?),
-        (true, None) => bail!("--initial-cluster has https URLs, and there are no certificates: use http, or `kontiki server` with --cert"),
-    };
+    let file = |path: &std::path::Path| Pem::File(path.to_owned());
+    let (ca, cert, key) = (file(&tls.ca), file(&tls.cert), file(&tls.key));
     let shortest = Duration::from_millis(args.election_timeout);
+    let timings = Timings {
+        heartbeat: Duration::from_millis(args.heartbeat_interval),
+        election: (shortest, shortest * 10 / 7),
+        ..Timings::default()
+    };
     Ok(StoreConfig {
         name: args.name.clone(),
-        data_dir: args.data_dir.join("store"),
-        listen_client: Some(args.listen_client),
+        listen_clients: vec![Listen { addr: args.listen_client, tls: args.client_tls }],
         advertise_client_urls: args.advertise_client_url.iter().cloned().collect(),
         listen_peer: args.listen_peer,
         initial_cluster,
         cluster_token: args.initial_cluster_token.clone(),
         join: args.initial_cluster_state == ClusterState::Existing,
-        client_tls: None,
-        peer_tls,
-        timings: Timings {
-            heartbeat: Duration::from_millis(args.heartbeat_interval),
-            election: (shortest, shortest * 10 / 7),
-            ..Timings::default()
-        },
-        progress_every: Duration::from_secs(600),
-        quota_backend_bytes: 0,
-        disk_reserve_bytes: DISK_RESERVE,
-        auto_compaction_mode: CompactionMode::Periodic,
-        auto_compaction_retention: "0".into(),
-        history_keep: Duration::ZERO,
-        history_max_bytes: 0,
-        env,
+        client_tls: args.client_tls.then(|| TlsOptions::new(cert.clone(), key.clone()).for_clients_of(ca.clone())),
+        peer_tls: https.then_some(PeerTls { ca, cert, key }),
+        timings,
+        ..StoreConfig::single(&args.name, args.data_dir.join("store"), env)
     })
-}
-
-fn peer_tls(tls: &TlsArgs) -> Result<PeerTls> {
-    Ok(PeerTls { ca_pem: read(&tls.ca)?, cert_pem: read(&tls.cert)?, key_pem: read(&tls.key)? })
 }
 
 /// A file that must be there.

@@ -33,3 +33,11 @@ pub mod peer {
 
 /// Every message and service as one descriptor set, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// [`DESCRIPTORS`], read.
+pub fn pool() -> &'static prost_reflect::DescriptorPool {
+    static POOL: std::sync::LazyLock<prost_reflect::DescriptorPool> = std::sync::LazyLock::new(|| {
+        prost_reflect::DescriptorPool::decode(DESCRIPTORS).expect("the descriptors were made when this was built")
+    });
+    &POOL
+}

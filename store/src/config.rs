@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kontiki_base::env::Env;
+use kontiki_base::limits;
 
 use crate::compactor::{CompactionMode, Retention};
 use crate::error::StoreError;
-use crate::net::PeerTls;
+pub use crate::http::Connections;
+pub use crate::listen::{Listen, ListenError};
 use crate::raft::node::Timings;
 use crate::room::{DISK_RESERVE, FsSpace, RoomLimits};
+pub use crate::tls::{PeerTls, Pem, TlsOptions, TlsVersions, cipher_suites};
 
 /// What `Maintenance.Status` reports as its version. Clients gate features by it, so it names the etcd release whose behaviour this is.
 pub const ETCD_VERSION: &str = "3.6.11";
@@ -19,21 +22,28 @@ pub const ETCD_VERSION: &str = "3.6.11";
 /// The version of the cluster and of the storage, as etcd 3.6 has them.
 pub const ETCD_CLUSTER_VERSION: &str = "3.6.0";
 
-/// Certificates of the client port, as PEM.
-#[derive(Clone)]
-pub struct TlsOptions {
-    /// The server's certificate, and what it needs to be traced to a root.
-    pub cert: Vec<u8>,
-    /// Its private key.
-    pub key: Vec<u8>,
-    /// If given, clients must show a certificate that these authorities issued.
-    pub client_ca: Option<Vec<u8>>,
+/// What clients may ask for at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes of a request.
+    pub request_bytes: usize,
+    /// Steps, and conditions, of a transaction.
+    pub txn_ops: usize,
 }
 
-impl std::fmt::Debug for TlsOptions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TlsOptions").field("client_ca", &self.client_ca.is_some()).finish_non_exhaustive()
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { request_bytes: limits::REQUEST_BYTES, txn_ops: limits::TXN_OPS }
     }
+}
+
+/// Who may use the HTTP side of the client port from a browser, or under another name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpGuard {
+    /// Origins that browsers are told to trust; `*` for all. Empty: nothing is said to browsers.
+    pub cors: Vec<String>,
+    /// Names under which the plaintext port may be addressed; `*` for any. Empty: any.
+    pub hosts: Vec<String>,
 }
 
 /// How a store is made.
@@ -42,20 +52,32 @@ pub struct StoreConfig {
     pub name: String,
     /// Where it keeps its data. Created if missing; its parent must exist.
     pub data_dir: PathBuf,
-    /// Where it listens for clients; `None` for a store that is only used in process. Port 0 takes a free one.
-    pub listen_client: Option<SocketAddr>,
+    /// Where it listens for clients; empty for a store that is only used in process. Port 0 takes a free one.
+    pub listen_clients: Vec<Listen>,
+    /// Where it serves metrics and health, and nothing else.
+    pub listen_metrics: Vec<Listen>,
     /// What clients are told to connect to; empty for the address that is listened on.
     pub advertise_client_urls: Vec<String>,
     /// Where it listens for the other members. Port 0 takes a free one, which only makes sense for a cluster of one.
     pub listen_peer: SocketAddr,
+    /// More addresses for the other members.
+    pub listen_peer_too: Vec<SocketAddr>,
     /// All members of a new cluster with their peer URLs, this one included; empty for a cluster of one.
     pub initial_cluster: Vec<(String, Vec<String>)>,
     /// Distinguishes clusters that have members with the same URLs.
     pub cluster_token: String,
     /// The cluster exists already: wait to be added.
     pub join: bool,
-    /// TLS on the client port; plaintext without.
+    /// Certificates of the client and metrics ports that speak TLS.
     pub client_tls: Option<TlsOptions>,
+    /// How connections of clients are kept.
+    pub connections: Connections,
+    /// What clients may ask for at once.
+    pub bounds: Bounds,
+    /// Who may use HTTP.
+    pub guard: HttpGuard,
+    /// Measure how long every call takes, by method. etcd's `--metrics=extensive`.
+    pub extensive_metrics: bool,
     /// TLS between members, both ways; plaintext without.
     pub peer_tls: Option<PeerTls>,
     /// How fast things happen.
@@ -74,6 +96,8 @@ pub struct StoreConfig {
     pub history_keep: Duration,
     /// History by time gives way while the store has more bytes than this; 0 for never.
     pub history_max_bytes: u64,
+    /// A voter that has not answered for so long is replaced by a learner that waits; `None`: never.
+    pub heal_after: Option<Duration>,
     /// Clock, timers, tasks, randomness.
     pub env: Arc<dyn Env>,
 }
@@ -85,13 +109,19 @@ impl StoreConfig {
         Self {
             name: name.into(),
             data_dir,
-            listen_client: Some(loopback),
+            listen_clients: vec![Listen::plain(loopback)],
+            listen_metrics: Vec::new(),
             advertise_client_urls: Vec::new(),
             listen_peer: loopback,
+            listen_peer_too: Vec::new(),
             initial_cluster: Vec::new(),
             cluster_token: "kontiki".into(),
             join: false,
             client_tls: None,
+            connections: Connections::default(),
+            bounds: Bounds::default(),
+            guard: HttpGuard::default(),
+            extensive_metrics: false,
             peer_tls: None,
             timings: Timings::default(),
             progress_every: Duration::from_secs(600),
@@ -101,6 +131,7 @@ impl StoreConfig {
             auto_compaction_retention: "0".into(),
             history_keep: Duration::ZERO,
             history_max_bytes: 0,
+            heal_after: None,
             env,
         }
     }
@@ -142,6 +173,15 @@ impl StoreConfig {
         if others && self.listen_peer.port() == 0 {
             return fail("a member of a cluster needs a fixed peer port".into());
         }
+        if let Some(listen) = self.listen_clients.iter().chain(&self.listen_metrics).find(|l| l.tls && self.client_tls.is_none()) {
+            return fail(format!("{listen} needs a certificate and a key"));
+        }
+        if self.bounds.request_bytes > limits::PEER_MESSAGE_BYTES / 2 || self.bounds.request_bytes == 0 {
+            return fail(format!("a request has between 1 byte and {} bytes", limits::PEER_MESSAGE_BYTES / 2));
+        }
+        if self.bounds.txn_ops == 0 {
+            return fail("a transaction has room for one step at least".into());
+        }
         if self.progress_every < Duration::from_millis(100) {
             return fail("watch progress can be told every 100 ms at most".into());
         }
@@ -173,8 +213,10 @@ mod tests {
     fn contradictions_are_found() {
         let cluster = |names: &[&str]| names.iter().map(|n| ((*n).into(), vec!["http://127.0.0.1:1".into()])).collect::<Vec<_>>();
         type Spoil = fn(&mut StoreConfig);
-        let table: [(&str, Spoil); 6] = [
+        let table: [(&str, Spoil); 8] = [
             ("auto compaction retention", |c| c.auto_compaction_retention = "soon".into()),
+            ("needs a certificate", |c| c.listen_clients[0].tls = true),
+            ("between 1 byte", |c| c.bounds.request_bytes = usize::MAX),
             ("needs a name", |c| c.name.clear()),
             ("is not in the initial cluster", |c| c.initial_cluster = vec![("b".into(), vec!["http://127.0.0.1:1".into()])]),
             ("has no peer URL", |c| c.initial_cluster = vec![("a".into(), vec![])]),

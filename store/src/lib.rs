@@ -3,7 +3,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`server`] | a whole member, composed |
-//! | [`config`] | how it is made |
+//! | [`config`] | how it is made; `tls` its certificates, `listen` its addresses |
+//! | [`flags`] | etcd's flags, as a configuration |
 //! | [`kv`] | the store in process, as the API server sees it |
 //! | `grpc`, `http` | the client port: etcd's services; health, version, metrics |
 //! | [`service`] | what a member does for its clients, whatever door they come through |
@@ -14,23 +15,30 @@
 //! | [`compactor`] | history that goes by itself |
 //! | [`lease`], [`expiry`] | leases; their time, which only the leader has |
 //! | [`raft`] | consensus, behind one trait |
+//! | `heal` | replaces a voter that is gone for good |
 //! | [`log`] | the Raft log: segments of records that are synced in groups |
 //! | [`engine`] | the state machine's records on disk |
 //! | [`net`] | the members among themselves |
-//! | [`metrics`], [`error`] | what is counted; what can go wrong with a member as a whole |
+//! | [`metrics`], [`meter`], `process` | what is counted; what measures disks and networks; what the system counts |
+//! | [`error`] | what can go wrong with a member as a whole |
 
 pub mod compactor;
 pub mod config;
 pub mod engine;
 pub mod error;
 pub mod expiry;
+pub mod flags;
 mod grpc;
+mod heal;
 mod http;
 pub mod kv;
 pub mod lease;
+mod listen;
 pub mod log;
+pub mod meter;
 pub mod metrics;
 pub mod net;
+mod process;
 pub mod propose;
 pub mod raft;
 pub mod read;
@@ -39,4 +47,5 @@ pub mod server;
 pub mod service;
 #[cfg(test)]
 mod testing;
+mod tls;
 pub mod watch;

@@ -4,11 +4,12 @@
 
 use std::fmt::Write as _;
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 /// A gRPC method, as go-grpc-prometheus labels it.
@@ -34,6 +35,52 @@ pub struct Handled {
     /// Such as `Range`.
     pub grpc_method: String,
 }
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Client {
+    /// `unary` or `stream`.
+    pub r#type: &'static str,
+    /// What it speaks, such as `3.5`, or `unknown`.
+    pub client_api_version: String,
+}
+
+/// A member that is spoken to. etcd's label begins with a capital.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct To(pub u64);
+
+/// A member that speaks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct From(pub u64);
+
+impl EncodeLabelSet for To {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        ("To", format!("{:x}", self.0)).encode(encoder.encode_label())
+    }
+}
+
+impl EncodeLabelSet for From {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        ("From", format!("{:x}", self.0)).encode(encoder.encode_label())
+    }
+}
+
+/// etcd's buckets for disks: from a millisecond to eight seconds.
+fn disk() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 14))
+}
+
+/// etcd's buckets for the way to another member and back.
+fn round_trip() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 2.0, 16))
+}
+
+/// Prometheus' own buckets.
+fn call() -> Histogram {
+    Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
+}
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// What is looked up when metrics are read, rather than counted all the time.
 #[derive(Clone, Debug, Default)]
@@ -73,10 +120,31 @@ macro_rules! metrics {
             pub started: Family<Rpc, Counter>,
             /// Calls ended.
             pub handled: Family<Handled, Counter>,
+            /// Messages of clients.
+            pub received: Family<Rpc, Counter>,
+            /// Messages to clients.
+            pub sent: Family<Rpc, Counter>,
+            /// How long calls took, if that is measured.
+            pub handling: Option<Histograms<Rpc>>,
+            /// Calls by what their clients speak.
+            pub client_requests: Family<Client, Counter>,
+            /// How long the log's syncs took.
+            pub fsync: Histogram,
+            /// How long commits to the engine took.
+            pub commit: Histogram,
+            /// How long heartbeats were under way, there and back.
+            pub round_trip: Histograms<To>,
+            /// Bytes to other members.
+            pub peer_sent: Family<To, Counter>,
+            /// Bytes of other members.
+            pub peer_received: Family<From, Counter>,
+            /// Messages that did not get through.
+            pub peer_failures: Family<To, Counter>,
         }
 
-        impl Default for Metrics {
-            fn default() -> Self {
+        impl Metrics {
+            /// All at zero. `extensive`: measure how long calls take, too.
+            pub fn new(extensive: bool) -> Self {
                 let mut registry = Registry::default();
                 $(
                     let $field = $kind::default();
@@ -85,10 +153,50 @@ macro_rules! metrics {
                 let (started, handled) = (Family::<Rpc, Counter>::default(), Family::<Handled, Counter>::default());
                 registry.register("grpc_server_started", "RPCs started on the server", started.clone());
                 registry.register("grpc_server_handled", "RPCs completed on the server", handled.clone());
-                Self { registry, $($field,)* started, handled }
+                let (received, sent) = (Family::<Rpc, Counter>::default(), Family::<Rpc, Counter>::default());
+                registry.register("grpc_server_msg_received", "RPC stream messages received on the server", received.clone());
+                registry.register("grpc_server_msg_sent", "gRPC stream messages sent by the server", sent.clone());
+                let handling = extensive.then(|| Histograms::<Rpc>::new_with_constructor(call));
+                if let Some(handling) = &handling {
+                    registry.register("grpc_server_handling_seconds", "Seconds until calls were handled", handling.clone());
+                }
+                let client_requests = Family::<Client, Counter>::default();
+                registry.register("etcd_server_client_requests", "Client requests per client version", client_requests.clone());
+                let (fsync, commit) = (disk(), disk());
+                registry.register("etcd_disk_wal_fsync_duration_seconds", "Syncs of the log", fsync.clone());
+                registry.register("etcd_disk_backend_commit_duration_seconds", "Commits to the engine", commit.clone());
+                let round_trip = Histograms::<To>::new_with_constructor(round_trip);
+                registry.register("etcd_network_peer_round_trip_time_seconds", "Round trips between members", round_trip.clone());
+                let (peer_sent, peer_failures) = (Family::<To, Counter>::default(), Family::<To, Counter>::default());
+                let peer_received = Family::<From, Counter>::default();
+                registry.register("etcd_network_peer_sent_bytes", "Bytes sent to peers", peer_sent.clone());
+                registry.register("etcd_network_peer_received_bytes", "Bytes received from peers", peer_received.clone());
+                registry.register("etcd_network_peer_sent_failures", "Messages to peers that failed", peer_failures.clone());
+                Self {
+                    registry,
+                    $($field,)*
+                    started,
+                    handled,
+                    received,
+                    sent,
+                    handling,
+                    client_requests,
+                    fsync,
+                    commit,
+                    round_trip,
+                    peer_sent,
+                    peer_received,
+                    peer_failures,
+                }
             }
         }
     };
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new(false)
+    }
 }
 
 /// The registry ends every help text with a full stop of its own.
@@ -151,6 +259,14 @@ metrics! {
     leases_renewed: Counter = "etcd_debugging_lease_renewed";
     /// Leases expired.
     leases_expired: Counter = "etcd_debugging_server_lease_expired";
+    /// Bytes received from clients.
+    client_received_bytes: Counter = "etcd_network_client_grpc_received_bytes";
+    /// Bytes sent to clients.
+    client_sent_bytes: Counter = "etcd_network_client_grpc_sent_bytes";
+    /// Heartbeats that did not get through.
+    heartbeat_failures: Counter = "etcd_server_heartbeat_send_failures";
+    /// Learners promoted.
+    promote_successes: Counter = "etcd_server_learner_promote_successes";
     /// Health checks passed.
     health_success: Counter = "etcd_server_health_success";
     /// Health checks failed.
@@ -158,6 +274,17 @@ metrics! {
 }
 
 impl Metrics {
+    /// Begins a call's counts at zero, so that rates over them are there before the first call.
+    pub fn prime(&self, rpc: &Rpc, codes: impl Iterator<Item = &'static str>) {
+        for family in [&self.started, &self.received, &self.sent] {
+            drop(family.get_or_create(rpc));
+        }
+        for grpc_code in codes {
+            let Rpc { grpc_type, grpc_service, grpc_method } = rpc.clone();
+            drop(self.handled.get_or_create(&Handled { grpc_code, grpc_type, grpc_service, grpc_method }));
+        }
+    }
+
     /// All of it as text, in the OpenMetrics format.
     pub fn text(&self, sample: &Sample) -> String {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
@@ -180,6 +307,10 @@ impl Metrics {
         let _ = writeln!(text, "etcd_server_id{{server_id=\"{:x}\"}} 1", sample.member_id);
         let _ = writeln!(text, "# HELP etcd_server_version Which version is running.\n# TYPE etcd_server_version gauge");
         let _ = writeln!(text, "etcd_server_version{{server_version=\"{}\"}} 1", crate::config::ETCD_VERSION);
+        let _ = writeln!(text, "# HELP etcd_cluster_version Which version is running.\n# TYPE etcd_cluster_version gauge");
+        let cluster = crate::config::ETCD_CLUSTER_VERSION.rsplit_once('.').map_or("", |(minor, _)| minor);
+        let _ = writeln!(text, "etcd_cluster_version{{cluster_version=\"{cluster}\"}} 1");
+        crate::process::describe(&mut text);
         for (inv, count) in kontiki_base::invariant::counts().filter(|(_, count)| *count > 0) {
             let _ = writeln!(text, "kontiki_invariant_broken{{invariant=\"{}\"}} {count}", inv.id());
         }

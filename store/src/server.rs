@@ -8,6 +8,7 @@ use kontiki_base::BoxFuture;
 use kontiki_base::env::{Env, Task};
 use kontiki_base::ids::{MemberId, Revision};
 use kontiki_base::kv::{Kv, KvError};
+use kontiki_base::net::PeerNet;
 use kontiki_mvcc::{Alarm, View};
 
 use crate::compactor;
@@ -18,14 +19,16 @@ use crate::expiry::LeaseClock;
 use crate::http::{Bound, Door};
 use crate::kv::LocalStoreKv;
 use crate::lease::{Desk, Leases};
+use crate::meter::Meter;
 use crate::metrics::Metrics;
 use crate::net::{PeerServerHandle, TonicPeerNet};
 use crate::propose::Proposer;
 use crate::raft::node::{InitialMember, RaftConfig, RaftNode, Storage};
-use crate::raft::{AppliedBatch, ApplySink, Consensus, LeaderDesk, Member, RaftStatus};
+use crate::raft::{AppliedBatch, ApplySink, Consensus, LeaderDesk, Member, RaftStatus, member_id};
 use crate::read::{Reader, Views, Workers};
 use crate::room::{Board, Room};
 use crate::service::{Roster, Service};
+use crate::tls::{self, CallerTls, ServerTls};
 use crate::watch::Hub;
 use crate::watch::hub::{HubLimits, Tip};
 
@@ -94,8 +97,9 @@ pub struct Store;
 pub struct StoreHandle {
     service: Arc<Service>,
     env: Arc<dyn Env>,
-    door: Option<Door>,
-    peers: PeerServerHandle,
+    doors: Vec<Door>,
+    peers: Vec<PeerServerHandle>,
+    certificates: Certificates,
     tasks: Vec<Task>,
     engine: Weak<dyn Engine>,
 }
@@ -107,19 +111,18 @@ impl Store {
     /// [`StoreError`]; nothing is left running then.
     pub async fn start(config: StoreConfig) -> Result<StoreHandle, StoreError> {
         config.check()?;
-        let bound = match config.listen_client {
-            None => None,
-            Some(listen) => Some(Bound::new(listen, config.client_tls.as_ref()).await?),
-        };
-        let metrics = Arc::new(Metrics::default());
+        let certificates = Certificates::new(&config)?;
+        let ports = Ports::bind(&config, &certificates).await?;
+        let metrics = Arc::new(Metrics::new(config.extensive_metrics));
+        let meter = Meter::new(Arc::clone(&config.env), Arc::clone(&metrics));
         let empty = Tip { revision: kontiki_mvcc::EMPTY, compact: kontiki_mvcc::NEVER_COMPACTED };
         let hub = Hub::new(HubLimits::default(), empty, Arc::clone(&metrics));
         let clock = Arc::new(LeaseClock::default());
         let board = Arc::new(Board::default());
         let sink = Sinks { hub: Arc::clone(&hub), clock: Arc::clone(&clock), env: Arc::clone(&config.env), board: Arc::clone(&board) };
         let sink = Arc::new(sink);
-        let node = RaftNode::start(raft_config(&config, bound.as_ref().map(|bound| bound.addr), sink)).await?;
-        match serve(&config, &node, bound, Told { hub, clock, board }, metrics).await {
+        let node = RaftNode::start(raft_config(&config, &ports, &certificates, &meter, sink)).await?;
+        match serve(&config, &node, (ports, certificates, meter), Told { hub, clock, board }, metrics).await {
             Ok(handle) => Ok(handle),
             Err(error) => {
                 node.shutdown().await;
@@ -129,27 +132,74 @@ impl Store {
     }
 }
 
+/// The ports for clients and for metrics, taken.
+struct Ports {
+    clients: Vec<Bound>,
+    metrics: Vec<Bound>,
+}
+
+impl Ports {
+    async fn bind(config: &StoreConfig, certificates: &Certificates) -> Result<Self, StoreError> {
+        let mut ports = Self { clients: Vec::new(), metrics: Vec::new() };
+        for listen in &config.listen_clients {
+            ports.clients.push(Bound::new(*listen, certificates.clients.as_ref()).await?);
+        }
+        for listen in &config.listen_metrics {
+            ports.metrics.push(Bound::new(*listen, certificates.clients.as_ref()).await?);
+        }
+        Ok(ports)
+    }
+}
+
+/// The certificates of all ports.
+struct Certificates {
+    clients: Option<Arc<ServerTls>>,
+    peers: Option<Arc<ServerTls>>,
+    calling: Option<Arc<CallerTls>>,
+}
+
+impl Certificates {
+    fn new(config: &StoreConfig) -> Result<Self, StoreError> {
+        let clients = config.client_tls.as_ref().map(crate::http::certificates).transpose()?;
+        let peers = config.peer_tls.as_ref().map(|tls| tls::serving(&tls.server(), &[b"h2"])).transpose()?;
+        let calling = config.peer_tls.as_ref().map(tls::calling).transpose()?;
+        Ok(Self { clients, peers, calling })
+    }
+}
+
 /// Serves a node that has started.
 async fn serve(
     config: &StoreConfig,
     node: &Arc<RaftNode>,
-    bound: Option<Bound>,
+    (ports, certificates, meter): (Ports, Certificates, Meter),
     told: Told,
     metrics: Arc<Metrics>,
 ) -> Result<StoreHandle, StoreError> {
     let views: Arc<dyn Views> = Arc::new(EngineViews(node.engine()));
     told.hub.prime(tip_of(&*views)?);
-    let peers = crate::net::serve(config.listen_peer, config.peer_tls.as_ref(), node.handler())
-        .await
-        .map_err(|error| StoreError::Listen { addr: config.listen_peer.to_string(), why: error.to_string() })?;
+    let mut peers = Vec::new();
+    for listen in std::iter::once(&config.listen_peer).chain(&config.listen_peer_too) {
+        let served = crate::net::serve(*listen, certificates.peers.clone(), node.handler(), Some(meter.clone())).await;
+        peers.push(served.map_err(|error| StoreError::Listen { addr: listen.to_string(), why: error.to_string() })?);
+    }
     let parts = Parts { consensus: Arc::clone(node) as Arc<dyn Consensus>, roster: Arc::clone(node) as Arc<dyn Roster>, views };
-    let (service, desk, tasks) = compose(config, parts, told, metrics);
+    let (service, desk, mut tasks) = compose(config, parts, told, metrics);
     node.set_desk(desk);
-    let door = bound.map(|bound| bound.open(crate::http::router(&service), &config.env));
-    let client = door.as_ref().map(|door| tracing::field::display(door.addr));
-    tracing::info!(name = config.name, client, "ready to serve client requests");
+    tasks.extend(config.heal_after.map(|patience| crate::heal::run(Arc::clone(&service), patience)));
+    let open = |bound: Bound, router: axum::Router| bound.open(router, &config.env, config.connections);
+    let mut doors: Vec<Door> = ports
+        .clients
+        .into_iter()
+        .map(|bound| {
+            let router = crate::http::guarded(crate::http::router(&service), &config.guard, bound.is_secure());
+            open(bound, router)
+        })
+        .collect();
+    let clients: Vec<String> = doors.iter().map(|door| door.addr.to_string()).collect();
+    doors.extend(ports.metrics.into_iter().map(|bound| open(bound, crate::http::metrics_router(&service))));
+    tracing::info!(name = config.name, client = clients.join(","), "ready to serve client requests");
     let engine = Arc::downgrade(&node.engine());
-    Ok(StoreHandle { service, env: Arc::clone(&config.env), door, peers, tasks, engine })
+    Ok(StoreHandle { service, env: Arc::clone(&config.env), doors, peers, certificates, tasks, engine })
 }
 
 fn tip_of(views: &dyn Views) -> Result<Tip, StoreError> {
@@ -157,8 +207,8 @@ fn tip_of(views: &dyn Views) -> Result<Tip, StoreError> {
     Ok(Tip { revision: now.revision, compact: now.compact })
 }
 
-fn raft_config(config: &StoreConfig, client: Option<SocketAddr>, sink: Arc<dyn ApplySink>) -> RaftConfig {
-    let client_urls = |name: &str| if name == config.name { advertised(config, client) } else { Vec::new() };
+fn raft_config(config: &StoreConfig, ports: &Ports, certificates: &Certificates, meter: &Meter, sink: Arc<dyn ApplySink>) -> RaftConfig {
+    let client_urls = |name: &str| if name == config.name { advertised(config, ports) } else { Vec::new() };
     let mut initial_cluster: Vec<InitialMember> = config
         .initial_cluster
         .iter()
@@ -169,6 +219,12 @@ fn raft_config(config: &StoreConfig, client: Option<SocketAddr>, sink: Arc<dyn A
         let peer_urls = vec![format!("{scheme}://{}", config.listen_peer)];
         initial_cluster.push(InitialMember { name: config.name.clone(), peer_urls, client_urls: client_urls(&config.name) });
     }
+    let own = initial_cluster.iter().find(|member| member.name == config.name);
+    let net = TonicPeerNet::new(certificates.calling.clone());
+    let net: Arc<dyn PeerNet> = match own {
+        Some(own) => Arc::new(net.named(member_id(&own.peer_urls, &config.cluster_token))),
+        None => Arc::new(net),
+    };
     RaftConfig {
         name: config.name.clone(),
         initial_cluster,
@@ -179,21 +235,20 @@ fn raft_config(config: &StoreConfig, client: Option<SocketAddr>, sink: Arc<dyn A
             engine: crate::engine::rocks::RocksOptions::default(),
             log: crate::log::LogOptions::default(),
         },
-        net: Arc::new(TonicPeerNet::new(config.peer_tls.clone())),
+        net: meter.net(net),
         env: Arc::clone(&config.env),
         sink,
         timings: config.timings.clone(),
+        meter: Some(meter.clone()),
     }
 }
 
 /// What clients are told to connect to.
-fn advertised(config: &StoreConfig, client: Option<SocketAddr>) -> Vec<String> {
-    match client {
-        Some(listen) if config.advertise_client_urls.is_empty() => {
-            let scheme = if config.client_tls.is_some() { "https" } else { "http" };
-            vec![format!("{scheme}://{listen}")]
-        }
-        _ => config.advertise_client_urls.clone(),
+fn advertised(config: &StoreConfig, ports: &Ports) -> Vec<String> {
+    if config.advertise_client_urls.is_empty() {
+        ports.clients.iter().map(Bound::url).collect()
+    } else {
+        config.advertise_client_urls.clone()
     }
 }
 
@@ -205,6 +260,18 @@ struct Parts {
 }
 
 impl Roster for RaftNode {
+    fn promote(&self, id: MemberId, ready: bool) -> BoxFuture<'static, Result<(), KvError>> {
+        Self::promote(self, id, ready)
+    }
+
+    fn remove_voter(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>> {
+        Self::remove_voter(self, id)
+    }
+
+    fn reachable(&self) -> BoxFuture<'static, Vec<MemberId>> {
+        Self::reachable(self)
+    }
+
     fn remove_learner(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>> {
         Self::remove_learner(self, id)
     }
@@ -249,8 +316,9 @@ fn compose(config: &StoreConfig, parts: Parts, told: Told, metrics: Arc<Metrics>
     let compacting =
         compactor::run(config.retention(), &env, Arc::clone(&consensus), proposer.clone(), Arc::clone(&hub), Arc::clone(&views));
     tasks.extend(compacting);
-    let progress_every = config.progress_every;
-    let service = Service { proposer, reader, hub, leases, consensus, roster, views, env, metrics, election, progress_every, room, status };
+    let (progress_every, bounds) = (config.progress_every, config.bounds);
+    let service =
+        Service { proposer, reader, hub, leases, consensus, roster, views, env, metrics, election, progress_every, bounds, room, status };
     (Arc::new(service), desk, tasks)
 }
 
@@ -280,9 +348,24 @@ impl StoreHandle {
         Arc::new(LocalStoreKv::new(Arc::clone(&self.service)))
     }
 
-    /// Where clients are listened for, if they are.
+    /// The first address at which clients are listened for, if they are.
     pub fn client_addr(&self) -> Option<SocketAddr> {
-        self.door.as_ref().map(|door| door.addr)
+        self.doors.first().map(|door| door.addr)
+    }
+
+    /// All addresses that are listened at: first those for clients, then those for metrics alone; each in the order of the configuration.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        self.doors.iter().map(|door| door.addr).collect()
+    }
+
+    /// Reads all certificates anew, now. Without this they are, too, as soon as a file has changed and somebody connects.
+    ///
+    /// # Errors
+    /// [`StoreError::Tls`]; what was there before stays.
+    pub fn reload_certificates(&self) -> Result<(), StoreError> {
+        let Certificates { clients, peers, calling } = &self.certificates;
+        clients.iter().chain(peers).try_for_each(|tls| tls.reload())?;
+        calling.iter().try_for_each(|tls| tls.reload())
     }
 
     /// What consensus says of itself; latest wins.
@@ -303,16 +386,16 @@ impl StoreHandle {
     /// Stops: hands leadership over while clients are still served, so that their writes go on at the next leader; lets them finish what
     /// is under way, ends watches, then consensus, then the files. Whoever still holds [`StoreHandle::kv`] or a watch keeps the files open.
     pub async fn shutdown(self) {
-        let Self { service, env, door, peers, tasks, engine } = self;
+        let Self { service, env, doors, peers, certificates: _, tasks, engine } = self;
         service.consensus.hand_over().await;
         service.hub.close();
-        if let Some(door) = &door {
-            door.close(&*env, GOODBYE).await;
-        }
+        futures::future::join_all(doors.iter().map(|door| door.close(&*env, GOODBYE))).await;
         tasks.iter().for_each(Task::abort);
         service.consensus.shutdown().await;
-        peers.stop().await;
-        drop((service, door));
+        for port in peers {
+            port.stop().await;
+        }
+        drop((service, doors));
         // Tasks that were told to end do so in their own time, and hold the engine until then.
         let deadline = env.now_mono().plus(GOODBYE);
         let Some(engine) = engine.upgrade() else { return };

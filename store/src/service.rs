@@ -11,6 +11,7 @@ use kontiki_base::kv::{Consistency, DeleteReq, DeleteRes, KvError, Op, PutReq, P
 use kontiki_mvcc::{Alarm, Command, Reply, is_read_only, read_txn, validate};
 use tokio::sync::watch;
 
+use crate::config::Bounds;
 use crate::lease::Leases;
 use crate::metrics::{Metrics, Sample};
 use crate::propose::Proposer;
@@ -19,8 +20,17 @@ use crate::read::{Reader, Views};
 use crate::room::Room;
 use crate::watch::{Hub, Pace, Session};
 
-/// Changes of the membership that leave the voters alone.
+/// Changes of the membership, one member at a time.
 pub trait Roster: Send + Sync + 'static {
+    /// Gives a learner a vote; `ready`: only if it has nearly all of the log.
+    fn promote(&self, id: MemberId, ready: bool) -> BoxFuture<'static, Result<(), KvError>>;
+
+    /// Removes a member that has a vote.
+    fn remove_voter(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>>;
+
+    /// The members that answer right now, this one included.
+    fn reachable(&self) -> BoxFuture<'static, Vec<MemberId>>;
+
     /// Removes a member that has no vote.
     fn remove_learner(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>>;
 
@@ -54,6 +64,8 @@ pub struct Service {
     pub progress_every: Duration,
     /// Quota, free disk, alarms.
     pub room: Arc<Room>,
+    /// What clients may ask for at once.
+    pub bounds: Bounds,
     /// The latest of `consensus.status()`.
     pub status: watch::Receiver<RaftStatus>,
 }

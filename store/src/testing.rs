@@ -37,6 +37,8 @@ pub(crate) struct Solo {
     status: watch::Sender<RaftStatus>,
     sink: Arc<dyn ApplySink>,
     desk: Arc<dyn LeaderDesk>,
+    /// Members that do not answer.
+    pub(crate) silent: Mutex<Vec<MemberId>>,
     /// While set, nobody gets an answer.
     pub(crate) cut_off: AtomicBool,
 }
@@ -65,6 +67,7 @@ impl Solo {
             status: watch::Sender::new(status),
             sink,
             desk,
+            silent: Mutex::default(),
             cut_off: AtomicBool::new(false),
         })
     }
@@ -176,6 +179,21 @@ impl Consensus for Solo {
 }
 
 impl Roster for Solo {
+    fn promote(&self, id: MemberId, _ready: bool) -> BoxFuture<'static, Result<(), KvError>> {
+        self.status.send_modify(|s| s.members.iter_mut().filter(|m| m.id == id).for_each(|m| m.learner = false));
+        Box::pin(async { Ok(()) })
+    }
+
+    fn remove_voter(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>> {
+        self.remove_learner(id)
+    }
+
+    fn reachable(&self) -> BoxFuture<'static, Vec<MemberId>> {
+        let silent = self.silent.lock().unwrap().clone();
+        let all: Vec<_> = self.status.borrow().members.iter().map(|m| m.id).filter(|id| !silent.contains(id)).collect();
+        Box::pin(async move { all })
+    }
+
     fn remove_learner(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>> {
         self.status.send_modify(|s| s.members.retain(|m| m.id != id));
         Box::pin(async { Ok(()) })
@@ -233,6 +251,8 @@ pub(crate) fn bench_with(limits: HubLimits, progress_every: Duration) -> Bench {
     let limits = RoomLimits { quota: None, reserve: 0, disk: Arc::new(Boundless) };
     let room = Room::new(board, limits, Arc::clone(&views), status.clone());
     proposer.keep_within(Arc::clone(&room));
-    let service = Service { proposer, reader, hub, leases, consensus, roster, views, env, metrics, election, progress_every, room, status };
+    let bounds = crate::config::Bounds::default();
+    let service =
+        Service { proposer, reader, hub, leases, consensus, roster, views, env, metrics, election, progress_every, bounds, room, status };
     Bench { service: Arc::new(service), solo }
 }

@@ -39,6 +39,7 @@ limits! {
     RAFT_APPLY_CHUNK_BYTES: usize = 4 << 20 => "the rest of the entries is applied in the next write batch";
     RAFT_APPLY_QUEUE: usize = 4 => "consensus waits for the apply thread";
     PEER_MESSAGE_BYTES: usize = 64 << 20 => "the message is refused and its stream ends";
+    PEER_HANDSHAKES: usize = 64 => "a peer that connects waits until another has shaken hands";
     SNAPSHOT_CHUNK_BYTES: usize = 1 << 20 => "the file goes on in the next chunk";
     // API server
     BODY_BYTES: usize = 3 << 20 => "413 RequestEntityTooLarge";

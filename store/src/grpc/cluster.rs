@@ -1,20 +1,22 @@
 //! `etcdserverpb.Cluster`: who belongs to it. Headers have no revision here.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use kontiki_base::ids::{MemberId, Revision};
+use kontiki_base::kv::KvError;
 use kontiki_proto::convert::error::{EtcdError, kv_status};
 use kontiki_proto::etcd::etcdserverpb as pb;
 use tonic::{Request, Response, Status};
 
 use super::Api;
-use crate::raft::{Member, RaftStatus, Role};
+use crate::raft::{Member, RaftStatus};
 
 /// So many members without a vote at once, as in etcd.
 const MAX_LEARNERS: usize = 1;
 
-/// A learner may be promoted when its log reaches this share of the leader's, in hundredths.
-const IN_SYNC_PERCENT: u64 = 90;
+/// A member that is to be the second voter has a vote as soon as it is there; this is how often it is looked.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 fn to_wire(member: &Member) -> pb::Member {
     pb::Member {
@@ -82,17 +84,78 @@ impl Api {
         if started <= voters.len().div_ceil(2) && voters.len() != 1 { Err(EtcdError::NotEnoughStarted) } else { Ok(()) }
     }
 
-    async fn set_voters(&self, voters: BTreeSet<MemberId>) -> Result<(), Status> {
-        self.service.consensus.set_voters(voters.into_iter().collect()).await.map_err(|e| kv_status(&e))
+    /// Refuses a change that needs more members than answer. etcd counts them as if the change had been made.
+    async fn healthy(&self, raft: &RaftStatus, change: Change) -> Result<(), Status> {
+        let answering = self.service.roster.reachable().await;
+        if allows(&voters(raft), &answering, change) { Ok(()) } else { Err(EtcdError::Unhealthy.status()) }
+    }
+
+    async fn promote(&self, id: MemberId, ready: bool) -> Result<(), Status> {
+        self.service.roster.promote(id, ready).await.map_err(|e| member_status(&e))?;
+        self.service.metrics.promote_successes.inc();
+        Ok(())
+    }
+
+    /// The second voter: both must agree from then on, so the first would wait for one that has not started yet, and serve nobody meanwhile.
+    fn promote_when_there(&self, id: MemberId) {
+        let api = self.clone();
+        let waiting = async move {
+            loop {
+                api.service.env.sleep(LOOK_EVERY).await;
+                let learner = api.service.raft().members.iter().find(|m| m.id == id).map(|m| m.learner && !m.name.is_empty());
+                match learner {
+                    None => return,
+                    Some(false) if api.service.raft().members.iter().any(|m| m.id == id && !m.learner) => return,
+                    Some(false) => {}
+                    Some(true) => {
+                        if api.promote(id, true).await.is_ok() {
+                            tracing::info!(member = %id, "the second member has started, and votes from now on");
+                            return;
+                        }
+                    }
+                }
+            }
+        };
+        self.service.env.spawn("cluster.promote", Box::pin(waiting));
+    }
+}
+
+/// A change of the voters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    /// One more.
+    Add,
+    /// This one less.
+    Remove(MemberId),
+}
+
+/// Whether enough of the voters answer for a change. A voter that does not answer may always go; from one to two is allowed, since there
+/// is no other way to grow.
+fn allows(voters: &BTreeSet<MemberId>, answering: &[MemberId], change: Change) -> bool {
+    let active = answering.iter().filter(|id| voters.contains(id)).count();
+    match change {
+        Change::Add => voters.len() == 1 || active > voters.len().div_ceil(2),
+        Change::Remove(id) => !answering.contains(&id) || active > 1 + (voters.len() - 1) / 2,
+    }
+}
+
+/// A refusal of the leader keeps its row of etcd's table.
+fn member_status(error: &KvError) -> Status {
+    match error {
+        KvError::Unavailable(text) => EtcdError::from_text(text).map_or_else(|| kv_status(error), EtcdError::status),
+        other => kv_status(other),
     }
 }
 
 #[tonic::async_trait]
 impl pb::cluster_server::Cluster for Api {
     async fn member_add(&self, req: Request<pb::MemberAddRequest>) -> Result<Response<pb::MemberAddResponse>, Status> {
-        self.not_learner()?;
         let req = req.into_inner();
         self.check_new(&req.peer_ur_ls, req.is_learner)?;
+        let first = self.service.raft();
+        if !req.is_learner {
+            self.healthy(&first, Change::Add).await?;
+        }
         let urls = req.peer_ur_ls;
         let member = Member { id: MemberId::ZERO, name: String::new(), peer_urls: urls.clone(), client_urls: Vec::new(), learner: true };
         self.service.consensus.add_learner(member).await.map_err(|e| kv_status(&e))?;
@@ -101,19 +164,19 @@ impl pb::cluster_server::Cluster for Api {
         let Some(added) = raft.members.iter().find(|m| m.peer_urls == urls).map(|m| m.id) else {
             return Err(EtcdError::Timeout.status());
         };
-        if !req.is_learner {
-            let mut voters = voters(&raft);
-            voters.insert(added);
-            self.set_voters(voters).await?;
+        let alone = voters(&first).len() == 1;
+        let learner = req.is_learner || alone;
+        if !req.is_learner && alone {
+            self.promote_when_there(added);
+        } else if !req.is_learner {
+            self.promote(added, false).await?;
         }
-        let learner = req.is_learner;
         let members = self.members_when(|raft| raft.members.iter().any(|m| m.id == added && m.learner == learner)).await;
         let member = members.iter().find(|m| m.peer_ur_ls == urls).cloned();
         Ok(Response::new(pb::MemberAddResponse { header: self.header_of_cluster(), member, members }))
     }
 
     async fn member_remove(&self, req: Request<pb::MemberRemoveRequest>) -> Result<Response<pb::MemberRemoveResponse>, Status> {
-        self.not_learner()?;
         let id = MemberId::new(req.into_inner().id);
         let raft = self.service.raft();
         let Some(member) = raft.members.iter().find(|m| m.id == id) else { return Err(EtcdError::MemberNotFound.status()) };
@@ -127,13 +190,13 @@ impl pb::cluster_server::Cluster for Api {
         if left.is_empty() || !enough_started(&raft, &left) {
             return Err(EtcdError::NotEnoughStarted.status());
         }
-        self.set_voters(left).await?;
+        self.healthy(&raft, Change::Remove(id)).await?;
+        self.service.roster.remove_voter(id).await.map_err(|e| member_status(&e))?;
         let members = self.members_when(|raft| raft.members.iter().all(|m| m.id != id)).await;
         Ok(Response::new(pb::MemberRemoveResponse { header: self.header_of_cluster(), members }))
     }
 
     async fn member_update(&self, req: Request<pb::MemberUpdateRequest>) -> Result<Response<pb::MemberUpdateResponse>, Status> {
-        self.not_learner()?;
         let req = req.into_inner();
         let raft = self.service.raft();
         let Some(member) = raft.members.iter().find(|m| m.id.get() == req.id) else {
@@ -153,7 +216,6 @@ impl pb::cluster_server::Cluster for Api {
     }
 
     async fn member_list(&self, req: Request<pb::MemberListRequest>) -> Result<Response<pb::MemberListResponse>, Status> {
-        self.not_learner()?;
         if req.into_inner().linearizable {
             self.service.reader.barrier().await.map_err(|e| kv_status(&e))?;
         }
@@ -161,23 +223,15 @@ impl pb::cluster_server::Cluster for Api {
     }
 
     async fn member_promote(&self, req: Request<pb::MemberPromoteRequest>) -> Result<Response<pb::MemberPromoteResponse>, Status> {
-        self.not_learner()?;
         let id = MemberId::new(req.into_inner().id);
         let raft = self.service.raft();
         let Some(member) = raft.members.iter().find(|m| m.id == id) else { return Err(EtcdError::MemberNotFound.status()) };
         if !member.learner {
             return Err(EtcdError::NotLearner.status());
         }
-        // Only the leader knows how far the others are; elsewhere consensus itself waits for the learner.
-        if raft.role == Role::Leader {
-            let matched = raft.matched.iter().find(|(m, _)| *m == id).map_or(0, |(_, index)| index.get());
-            if matched * 100 < raft.last_index.get() * IN_SYNC_PERCENT {
-                return Err(EtcdError::LearnerNotReady.status());
-            }
-        }
-        let mut voters = voters(&raft);
-        voters.insert(id);
-        self.set_voters(voters).await?;
+        self.healthy(&raft, Change::Add).await?;
+        // Only the leader knows how far the others are.
+        self.promote(id, true).await?;
         let members = self.members_when(|raft| raft.members.iter().any(|m| m.id == id && !m.learner)).await;
         Ok(Response::new(pb::MemberPromoteResponse { header: self.header_of_cluster(), members }))
     }
@@ -194,6 +248,28 @@ mod tests {
         }
         for bad in ["", "127.0.0.1:2380", "http://", "http://host", "ftp://a:1", "http://a:1/x", "not a url", "http://a:1/"] {
             assert!(!usable(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_change_needs_a_quorum_that_answers() {
+        let ids = |ids: &[u64]| ids.iter().map(|n| MemberId::new(*n)).collect::<Vec<_>>();
+        let remove = |id| Change::Remove(MemberId::new(id));
+        for (voters, answering, change, allowed) in [
+            (&[1][..], &[1][..], Change::Add, true),
+            (&[1, 2], &[1, 2], Change::Add, true),
+            (&[1, 2], &[1], Change::Add, false),
+            (&[1, 2, 3], &[1, 2, 3], Change::Add, true),
+            (&[1, 2, 3], &[1, 2], Change::Add, false),
+            (&[1, 2, 3], &[1, 2, 9], Change::Add, false),
+            (&[1, 2, 3, 4], &[1, 2, 3], Change::Add, true),
+            (&[1, 2, 3], &[1, 2], remove(3), true),
+            (&[1, 2, 3], &[1, 2], remove(2), false),
+            (&[1, 2, 3], &[1, 2, 3], remove(2), true),
+            (&[1, 2], &[1, 2], remove(2), true),
+        ] {
+            let set = ids(voters).into_iter().collect();
+            assert_eq!(allows(&set, &ids(answering), change), allowed, "{change:?} of {voters:?} while {answering:?} answer");
         }
     }
 

@@ -7,7 +7,6 @@ use futures::Stream;
 use kontiki_base::ids::Revision;
 use kontiki_base::key::{KeyRange, RangeEnd};
 use kontiki_base::kv::{Consistency, KvError, RangeReq, RangeRes, SortOrder, SortTarget};
-use kontiki_base::limits;
 use kontiki_mvcc::{Command, validate};
 use kontiki_proto::convert::error::{EtcdError, kv_status};
 use kontiki_proto::convert::request::BadTxn;
@@ -17,17 +16,18 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::Api;
+use crate::config::Bounds;
 
 /// The first piece of a streamed range has so many keys; later ones grow or shrink towards the size of a message.
 const FIRST_CHUNK: usize = 10;
 
-fn small_enough(message: &impl Message) -> Result<(), Status> {
-    if message.encoded_len() > limits::REQUEST_BYTES { Err(EtcdError::RequestTooLarge.status()) } else { Ok(()) }
+fn small_enough(message: &impl Message, bounds: Bounds) -> Result<(), Status> {
+    if message.encoded_len() > bounds.request_bytes { Err(EtcdError::RequestTooLarge.status()) } else { Ok(()) }
 }
 
 /// What is wrong first: with a step before the bad one, or with that. Keys that clash are looked for last, and so do not count here.
-fn first_error(bad: BadTxn) -> Status {
-    match validate(&Command::Txn { txn: *bad.before, fence: None }, limits::TXN_OPS) {
+fn first_error(bad: BadTxn, bounds: Bounds) -> Status {
+    match validate(&Command::Txn { txn: *bad.before, fence: None }, bounds.txn_ops) {
         Ok(()) | Err(KvError::DuplicateKey) => bad.error.status(),
         Err(earlier) => kv_status(&earlier),
     }
@@ -76,7 +76,7 @@ impl pb::kv_server::Kv for Api {
     async fn put(&self, req: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         self.not_learner()?;
         let req = req.into_inner();
-        small_enough(&req)?;
+        small_enough(&req, self.service.bounds)?;
         let res = self.service.put(request::put_from_wire(req)).await.map_err(|e| kv_status(&e))?;
         let header = self.header(res.revision);
         Ok(Response::new(response::put_to_wire(res, header)))
@@ -85,7 +85,7 @@ impl pb::kv_server::Kv for Api {
     async fn delete_range(&self, req: Request<pb::DeleteRangeRequest>) -> Result<Response<pb::DeleteRangeResponse>, Status> {
         self.not_learner()?;
         let req = req.into_inner();
-        small_enough(&req)?;
+        small_enough(&req, self.service.bounds)?;
         let res = self.service.delete(request::delete_from_wire(req)).await.map_err(|e| kv_status(&e))?;
         let header = self.header(res.revision);
         Ok(Response::new(response::delete_to_wire(res, header)))
@@ -95,12 +95,12 @@ impl pb::kv_server::Kv for Api {
         self.not_learner()?;
         let req = req.into_inner();
         // Before the steps are looked at one by one, as in etcd.
-        if [req.compare.len(), req.success.len(), req.failure.len()].iter().any(|len| *len > limits::TXN_OPS) {
+        if [req.compare.len(), req.success.len(), req.failure.len()].iter().any(|len| *len > self.service.bounds.txn_ops) {
             return Err(EtcdError::TooManyOps.status());
         }
-        small_enough(&req)?;
-        let txn = request::txn_from_wire(req).map_err(first_error)?;
-        let res = self.service.txn(txn, None, limits::TXN_OPS).await.map_err(|e| kv_status(&e))?;
+        small_enough(&req, self.service.bounds)?;
+        let txn = request::txn_from_wire(req).map_err(|bad| first_error(bad, self.service.bounds))?;
+        let res = self.service.txn(txn, None, self.service.bounds.txn_ops).await.map_err(|e| kv_status(&e))?;
         let header = self.header(res.revision);
         Ok(Response::new(response::txn_to_wire(res, header)))
     }
@@ -145,9 +145,10 @@ impl Chunks {
         }
         self.req.range = after(&self.req.range, &last_key);
         let piece = response::range_to_wire(RangeRes { more: false, count: 0, ..piece }, None);
+        let message_bytes = self.api.service.bounds.request_bytes;
         self.size = match piece.encoded_len() {
-            len if len * 2 <= limits::REQUEST_BYTES => self.size.saturating_mul(2),
-            len if len > limits::REQUEST_BYTES => (self.size / 2).max(1),
+            len if len * 2 <= message_bytes => self.size.saturating_mul(2),
+            len if len > message_bytes => (self.size / 2).max(1),
             _ => self.size,
         };
         Ok((pb::RangeStreamResponse { range_response: Some(piece) }, Some(self)))

@@ -10,18 +10,21 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use kontiki_base::env::Mono;
 use kontiki_proto::convert::error::{EtcdError, kv_status};
 use kontiki_proto::trace::{self, names};
 use tonic::Code;
 use tracing::Instrument as _;
 
-use super::MESSAGE_BYTES;
+use super::count::{Inbound, Tally};
+use super::message_bytes;
 use crate::http::Peer;
-use crate::metrics::{Handled, Metrics, Rpc};
+use crate::metrics::{Client, Handled, Rpc};
+use crate::raft::Role;
 use crate::service::Service;
 
 /// Services whose calls are counted. A client cannot make new label values.
-const SERVICES: &[&str] = &[
+pub(super) const SERVICES: &[&str] = &[
     "etcdserverpb.KV",
     "etcdserverpb.Watch",
     "etcdserverpb.Lease",
@@ -37,22 +40,50 @@ const SERVICES: &[&str] = &[
 pub(super) async fn around(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
     let (rpc, span, needs_leader) = look_at(&request);
     let Some(rpc) = rpc else { return next.run(request).instrument(span).await };
-    service.metrics.started.get_or_create(&rpc).inc();
-    let counted = Counted { rpc, metrics: Arc::clone(&service.metrics), done: false };
-    if serves_data(&counted.rpc)
-        && let Err(error) = service.room.serves()
-    {
-        return finish(kv_status(&error).into_http(), counted);
+    let metrics = &service.metrics;
+    metrics.started.get_or_create(&rpc).inc();
+    metrics.client_requests.get_or_create(&client_of(&rpc, request.headers())).inc();
+    let (limit, begun) = (message_bytes(service.bounds), service.env.now_mono());
+    let counted = Counted { rpc: rpc.clone(), service: Arc::clone(&service), begun, done: false };
+    let tally = Tally::sent(metrics, &rpc);
+    if let Err(refusal) = allowed(&service, &rpc, needs_leader) {
+        return finish(refusal.into_http(), counted, tally, limit);
     }
-    let leaderless = service.status.borrow().leader.is_none();
-    if needs_leader && leaderless {
-        return finish(EtcdError::NoLeader.status().into_http(), counted);
-    }
+    let inbound = Tally::received(metrics, &rpc);
+    let request = request.map(|inner| Body::new(Inbound { inner, tally: inbound }));
     let response = next.run(request).instrument(span.clone()).await;
     if let Some(code) = code_in(response.headers()) {
         span.record("code", go_name(code));
     }
-    finish(response, counted)
+    finish(response, counted, tally, limit)
+}
+
+/// Whether this member serves such a call now.
+fn allowed(service: &Service, rpc: &Rpc, needs_leader: bool) -> Result<(), tonic::Status> {
+    if serves_data(rpc) {
+        service.room.serves().map_err(|error| kv_status(&error))?;
+    }
+    let raft = service.status.borrow();
+    if needs_leader && raft.leader.is_none() {
+        return Err(EtcdError::NoLeader.status());
+    }
+    if raft.role == Role::Learner && !for_learners(rpc) { Err(EtcdError::NotForLearner.status()) } else { Ok(()) }
+}
+
+/// What a member without a vote serves. Of ranges it serves those that are content with what it has: that is checked where they are read.
+fn for_learners(rpc: &Rpc) -> bool {
+    matches!(
+        (rpc.grpc_service.as_str(), rpc.grpc_method.as_str()),
+        ("etcdserverpb.Maintenance", "Status" | "Snapshot") | ("etcdserverpb.KV", "Range") | ("grpc.health.v1.Health", _)
+    )
+}
+
+/// Who asks, as far as a client says. A client cannot make new label values beyond short versions.
+fn client_of(rpc: &Rpc, headers: &HeaderMap) -> Client {
+    let version = headers.get("client-api-version").and_then(|value| value.to_str().ok());
+    let sound = |text: &&str| text.len() <= 8 && text.split('.').all(|part| part.len() <= 2 && part.parse::<u8>().is_ok());
+    let kind = if rpc.grpc_type == "unary" { "unary" } else { "stream" };
+    Client { r#type: kind, client_api_version: version.filter(sound).unwrap_or("unknown").to_owned() }
 }
 
 /// Whether a call reads or writes keys or leases: what a corrupt member does not do.
@@ -63,32 +94,38 @@ fn serves_data(rpc: &Rpc) -> bool {
 /// Which call it is, if it is a known one; its span; whether it demands a leader.
 fn look_at(request: &Request) -> (Option<Rpc>, tracing::Span, bool) {
     let path = request.uri().path();
-    let peer = request.extensions().get::<Peer>().map(|peer| tracing::field::display(peer.0));
+    let peer = request.extensions().get::<Peer>();
+    let (peer, common_name) = (peer.map(|peer| tracing::field::display(peer.addr)), peer.and_then(|peer| peer.common_name.as_deref()));
     let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let span = tracing::debug_span!(parent: None, names::RPC, otel.kind = "server", method = path, peer, code = tracing::field::Empty);
+    let span = tracing::debug_span!(parent: None, names::RPC, otel.kind = "server", method = path, peer, common_name, code = tracing::field::Empty);
     trace::adopt_headers(&span, request.headers());
     (rpc_of(path), span, text("hasleader") == Some("true"))
 }
 
 /// Counts the call when its status is known: at once, or with the trailers.
-fn finish(mut response: Response, mut counted: Counted) -> Response {
-    say_it_as_etcd(response.headers_mut());
+fn finish(mut response: Response, mut counted: Counted, tally: Tally, limit: usize) -> Response {
+    say_it_as_etcd(response.headers_mut(), limit);
     if let Some(code) = code_in(response.headers()) {
         counted.end(code);
         return response;
     }
-    response.map(|inner| Body::new(Watched { inner, counted }))
+    response.map(|inner| Body::new(Watched { inner, counted, tally }))
+}
+
+/// The kind of a call, as go-grpc-prometheus names it.
+pub(super) fn kind_of(service: &str, method: &str) -> &'static str {
+    match method {
+        "LeaseKeepAlive" => "bidi_stream",
+        "Watch" if service == "etcdserverpb.Watch" => "bidi_stream",
+        "Watch" | "Snapshot" | "Observe" | "RangeStream" => "server_stream",
+        _ => "unary",
+    }
 }
 
 fn rpc_of(path: &str) -> Option<Rpc> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     let known = SERVICES.contains(&service) && method.len() < 64 && method.bytes().all(|b| b.is_ascii_alphanumeric());
-    let grpc_type = match method {
-        "LeaseKeepAlive" => "bidi_stream",
-        "Watch" if service == "etcdserverpb.Watch" => "bidi_stream",
-        "Watch" | "Snapshot" | "Observe" | "RangeStream" => "server_stream",
-        _ => "unary",
-    };
+    let grpc_type = kind_of(service, method);
     known.then(|| Rpc { grpc_type, grpc_service: service.into(), grpc_method: method.into() })
 }
 
@@ -97,7 +134,7 @@ fn code_in(headers: &HeaderMap) -> Option<Code> {
 }
 
 /// A message over the limit is refused by the transport, in its own words; clients know those of gRPC for Go.
-fn say_it_as_etcd(headers: &mut HeaderMap) {
+fn say_it_as_etcd(headers: &mut HeaderMap, limit: usize) {
     const HEAD: &str = "Error, decoded message length too large: found ";
     if code_in(headers) != Some(Code::OutOfRange) {
         return;
@@ -107,7 +144,7 @@ fn say_it_as_etcd(headers: &mut HeaderMap) {
     let Some(found) = plain.strip_prefix(HEAD).and_then(|rest| rest.split(' ').next()).and_then(|n| n.parse::<u64>().ok()) else {
         return;
     };
-    let message = format!("grpc: received message larger than max ({found} vs. {MESSAGE_BYTES})").replace(' ', "%20");
+    let message = format!("grpc: received message larger than max ({found} vs. {limit})").replace(' ', "%20");
     if let Ok(message) = HeaderValue::try_from(message) {
         headers.insert("grpc-status", HeaderValue::from(Code::ResourceExhausted as i32));
         headers.insert("grpc-message", message);
@@ -117,7 +154,8 @@ fn say_it_as_etcd(headers: &mut HeaderMap) {
 /// A call that has begun.
 struct Counted {
     rpc: Rpc,
-    metrics: Arc<Metrics>,
+    service: Arc<Service>,
+    begun: Mono,
     done: bool,
 }
 
@@ -126,9 +164,13 @@ impl Counted {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
+        let metrics = &self.service.metrics;
+        if let Some(handling) = &metrics.handling {
+            let took = self.service.env.now_mono().since(self.begun);
+            handling.get_or_create(&self.rpc).observe(took.as_secs_f64());
+        }
         let Rpc { grpc_type, grpc_service, grpc_method } = self.rpc.clone();
-        let handled = Handled { grpc_code: go_name(code), grpc_type, grpc_service, grpc_method };
-        self.metrics.handled.get_or_create(&handled).inc();
+        metrics.handled.get_or_create(&Handled { grpc_code: go_name(code), grpc_type, grpc_service, grpc_method }).inc();
     }
 }
 
@@ -139,7 +181,7 @@ impl Drop for Counted {
     }
 }
 
-const fn go_name(code: Code) -> &'static str {
+pub(super) const fn go_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "Canceled",
@@ -165,6 +207,7 @@ const fn go_name(code: Code) -> &'static str {
 struct Watched {
     inner: Body,
     counted: Counted,
+    tally: Tally,
 }
 
 impl HttpBody for Watched {
@@ -173,10 +216,13 @@ impl HttpBody for Watched {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(code) = frame.trailers_ref().and_then(code_in)
-        {
-            self.counted.end(code);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            if let Some(data) = frame.data_ref() {
+                self.tally.see(data);
+            }
+            if let Some(code) = frame.trailers_ref().and_then(code_in) {
+                self.counted.end(code);
+            }
         }
         polled
     }

@@ -9,10 +9,11 @@
 //! | `maintenance` | `etcdserverpb.Maintenance` |
 //! | `auth` | `etcdserverpb.Auth` |
 //! | `lock`, `election` | `v3lockpb.Lock`, `v3electionpb.Election`; `turn` is the queue that both stand in |
-//! | `layer` | what every call goes through: spans, counts, `hasleader` |
+//! | `layer`, `count` | what every call goes through: spans, counts, `hasleader`, what learners do not serve |
 
 mod auth;
 mod cluster;
+mod count;
 mod election;
 mod kv;
 mod layer;
@@ -27,13 +28,14 @@ mod watch;
 use std::sync::Arc;
 
 use kontiki_base::ids::Revision;
-use kontiki_base::limits;
 use kontiki_proto::convert::error::EtcdError;
 use kontiki_proto::etcd::etcdserverpb as pb;
 use kontiki_proto::etcd::{v3electionpb, v3lockpb};
 use tonic::Status;
 use tonic::service::Routes;
 
+use crate::config::Bounds;
+use crate::metrics::Rpc;
 use crate::raft::Role;
 use crate::service::Service;
 
@@ -41,7 +43,9 @@ use crate::service::Service;
 const MESSAGE_OVERHEAD: usize = 512 << 10;
 
 /// The largest message that is read.
-pub(crate) const MESSAGE_BYTES: usize = limits::REQUEST_BYTES + MESSAGE_OVERHEAD;
+pub(crate) const fn message_bytes(bounds: Bounds) -> usize {
+    bounds.request_bytes + MESSAGE_OVERHEAD
+}
 
 /// The services of a member.
 #[derive(Clone)]
@@ -76,9 +80,10 @@ impl Api {
 /// All services as one router, with the layer around them.
 pub(crate) fn router(service: &Arc<Service>) -> axum::Router {
     let api = Api { service: Arc::clone(service) };
+    let message_bytes = message_bytes(service.bounds);
     macro_rules! serve {
         ($server:path) => {
-            <$server>::new(api.clone()).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(usize::MAX)
+            <$server>::new(api.clone()).max_decoding_message_size(message_bytes).max_encoding_message_size(usize::MAX)
         };
     }
     let (_, health) = tonic_health::server::health_reporter();
@@ -91,6 +96,20 @@ pub(crate) fn router(service: &Arc<Service>) -> axum::Router {
         .add_service(serve!(v3lockpb::lock_server::LockServer<Api>))
         .add_service(serve!(v3electionpb::election_server::ElectionServer<Api>))
         .add_service(health);
+    prime(service);
     let layer = axum::middleware::from_fn_with_state(Arc::clone(service), layer::around);
     routes.prepare().into_axum_router().layer(layer)
+}
+
+/// Begins the counts of every call at zero.
+fn prime(service: &Service) {
+    let codes = || (0..=16).map(|code| layer::go_name(tonic::Code::from_i32(code)));
+    for name in layer::SERVICES {
+        let Some(found) = kontiki_proto::pool().get_service_by_name(name) else { continue };
+        for method in found.methods() {
+            let grpc_type = layer::kind_of(name, method.name());
+            let rpc = Rpc { grpc_type, grpc_service: (*name).to_owned(), grpc_method: method.name().to_owned() };
+            service.metrics.prime(&rpc, codes());
+        }
+    }
 }

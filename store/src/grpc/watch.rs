@@ -21,7 +21,7 @@ use pb::watch_request::RequestUnion;
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Api, MESSAGE_BYTES};
+use super::{Api, message_bytes};
 use crate::service::Service;
 use crate::watch::{Canceled, Out, Pace, Session, WatchSpec};
 
@@ -36,12 +36,12 @@ impl pb::watch_server::Watch for Api {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
 
     async fn watch(&self, req: Request<Streaming<pb::WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
-        self.not_learner()?;
         let needs_leader = req.metadata().get("hasleader").is_some_and(|value| value == "true");
         let serving = Serving {
             session: self.service.watch(Pace::Every(self.service.progress_every)),
             api: self.clone(),
             inbound: req.into_inner(),
+            said_all: false,
             ready: VecDeque::new(),
             leaderless: needs_leader.then(|| Box::pin(leaderless(Arc::clone(&self.service))) as BoxFuture<'static, ()>),
         };
@@ -60,6 +60,8 @@ struct Serving {
     api: Api,
     session: Session,
     inbound: Streaming<pb::WatchRequest>,
+    /// The client has said all it has to say, and still listens: as in etcd, its watches go on.
+    said_all: bool,
     /// Messages that are ready to go, in order: the pieces of one that was split.
     ready: VecDeque<pb::WatchResponse>,
     /// Completes when a client that demands a leader is to be turned away. Kept, so that other messages do not start its time anew.
@@ -81,14 +83,13 @@ impl Serving {
             }
             let woken = tokio::select! {
                 biased;
-                asked = self.inbound.message() => Woken::Asked(asked?),
+                asked = self.inbound.message(), if !self.said_all => Woken::Asked(asked?),
                 out = self.session.next() => Woken::Happened(out.map_err(|e| kv_status(&e))?),
                 () = or_never(&mut self.leaderless) => Woken::Leaderless,
             };
             match woken {
                 Woken::Asked(Some(request)) => self.ask(request),
-                // The client has said all it has to say, and so ends the stream, as in etcd.
-                Woken::Asked(None) => return Ok(None),
+                Woken::Asked(None) => self.said_all = true,
                 Woken::Happened(Some(out)) => self.tell(out),
                 Woken::Happened(None) => return Err(EtcdError::Stopped.status()),
                 Woken::Leaderless => return Err(EtcdError::NoLeader.status()),
@@ -113,7 +114,7 @@ impl Serving {
             Out::Created { id, revision } => pb::WatchResponse { watch_id: id.get(), created: true, ..empty(revision) },
             Out::Events { id, revision, events, prev_kv, fragment } => {
                 let response = pb::WatchResponse { watch_id: id.get(), ..empty(revision) };
-                self.ready.extend(with_events(response, &events, prev_kv, fragment.then_some(MESSAGE_BYTES)));
+                self.ready.extend(with_events(response, &events, prev_kv, fragment.then(|| message_bytes(self.api.service.bounds))));
                 return;
             }
             Out::Progress { id, revision } => pb::WatchResponse { watch_id: id.get(), ..empty(revision) },

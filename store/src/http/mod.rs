@@ -1,6 +1,8 @@
-//! What the client port serves beside gRPC: health, readiness, version, metrics. One port, one router, HTTP/1 and HTTP/2.
+//! What the client port serves beside gRPC: health, readiness, version, metrics, the JSON gateway. One port, one router, HTTP/1 and HTTP/2.
 
 mod authority;
+mod gateway;
+mod guard;
 mod hpack;
 mod serve;
 
@@ -15,37 +17,68 @@ use http::{HeaderMap, StatusCode, header};
 use kontiki_base::key::KeyRange;
 use kontiki_base::kv::{Consistency, RangeReq};
 
-pub(crate) use serve::{Bound, Door};
+pub use serve::Connections;
+pub(crate) use serve::{Bound, Door, certificates};
 
-use crate::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
+use crate::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION, HttpGuard};
 use crate::raft::Role;
 use crate::service::Service;
 
 /// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// Where it connects from.
+    pub(crate) addr: SocketAddr,
+    /// The common name of the certificate that it has shown, if it has shown one: etcd takes it for the user.
+    pub(crate) common_name: Option<Arc<str>>,
+}
 
 /// A key that health checks read; it need not exist.
 const HEALTH_KEY: &[u8] = b"health";
 
 /// Everything that the client port serves.
 pub(crate) fn router(service: &Arc<Service>) -> Router {
-    let http = Router::new()
+    let http = observed().route("/version", get(version)).with_state(Arc::clone(service));
+    let grpc = crate::grpc::router(service);
+    let gateway = gateway::router(grpc.clone(), crate::grpc::message_bytes(service.bounds));
+    grpc.merge(http).merge(gateway).fallback(nowhere)
+}
+
+/// The same behind a guard.
+pub(crate) fn guarded(router: Router, rules: &HttpGuard, tls: bool) -> Router {
+    if *rules == HttpGuard::default() {
+        return router;
+    }
+    let guard = Arc::new(guard::Guard { rules: rules.clone(), tls });
+    router.layer(axum::middleware::from_fn_with_state(guard, guard::around))
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// What a port for metrics serves: metrics and health, nothing else.
+pub(crate) fn metrics_router(service: &Arc<Service>) -> Router {
+    observed().with_state(Arc::clone(service)).fallback(nowhere)
+}
+
+fn observed() -> Router<Arc<Service>> {
+    Router::new()
         .route("/health", get(health))
         .route("/livez", get(livez))
         .route("/livez/{check}", get(livez_one))
         .route("/readyz", get(readyz))
         .route("/readyz/{check}", get(readyz_one))
-        .route("/version", get(version))
         .route("/metrics", get(metrics))
-        .with_state(Arc::clone(service));
-    crate::grpc::router(service).merge(http).fallback(nowhere)
 }
 
 /// An unknown path is "unimplemented" to a gRPC client, which finds out in this way what a server has, and "not found" to any other.
 async fn nowhere(headers: HeaderMap) -> Response {
-    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    if grpc { tonic::Status::unimplemented("unknown service or method").into_http() } else { StatusCode::NOT_FOUND.into_response() }
+    if is_grpc(&headers) {
+        tonic::Status::unimplemented("unknown service or method").into_http()
+    } else {
+        StatusCode::NOT_FOUND.into_response()
+    }
 }
 
 /// Whether a query has `name=value`, or `name` alone for an empty value. Names and values of ours need no escapes.
@@ -62,7 +95,10 @@ async fn read(service: &Service, consistency: Consistency) -> Result<(), String>
 async fn health(State(service): State<Arc<Service>>, RawQuery(query): RawQuery) -> Response {
     let serializable = asks(query.as_deref(), "serializable", "true");
     let has_leader = service.status.borrow().leader.is_some();
-    let reason = if !serializable && !has_leader {
+    let alarm = service.room.alarms().iter().map(|alarm| alarm.kind.name()).find(|name| !asks(query.as_deref(), "exclude", name));
+    let reason = if let Some(alarm) = alarm {
+        Some(format!("ALARM {alarm}"))
+    } else if !serializable && !has_leader {
         Some("RAFT NO LEADER".to_owned())
     } else {
         let consistency = if serializable { Consistency::Serializable } else { Consistency::Linearizable };
@@ -191,6 +227,13 @@ mod tests {
         let bench = bench();
         let ask = |query: Option<&str>| health(State(Arc::clone(&bench.service)), RawQuery(query.map(Into::into)));
         assert_eq!(body(ask(None).await).await, (StatusCode::OK, "{\"health\":\"true\",\"reason\":\"\"}".into()));
+        let alarm =
+            kontiki_mvcc::Alarm { kind: kontiki_mvcc::alarm::AlarmKind::NoSpace, member: kontiki_base::MemberId::new(1), automatic: false };
+        bench.service.alarm(true, alarm).await.unwrap();
+        let text = "{\"health\":\"false\",\"reason\":\"ALARM NOSPACE\"}";
+        assert_eq!(body(ask(None).await).await, (StatusCode::SERVICE_UNAVAILABLE, text.into()));
+        assert_eq!(body(ask(Some("exclude=CORRUPT&exclude=NOSPACE")).await).await.0, StatusCode::OK);
+        bench.service.alarm(false, alarm).await.unwrap();
         bench.solo.cut_off.store(true, std::sync::atomic::Ordering::Relaxed);
         let text = "{\"health\":\"false\",\"reason\":\"RANGE ERROR:etcdserver: request timed out\"}";
         assert_eq!(body(ask(None).await).await, (StatusCode::SERVICE_UNAVAILABLE, text.into()));

@@ -1,4 +1,4 @@
-//! The client port: accepts connections, plaintext or TLS, and serves HTTP/1 and HTTP/2 on each.
+//! A port for clients: accepts connections, plaintext or TLS, and serves HTTP/1 and HTTP/2 on each.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,10 +10,6 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use kontiki_base::env::{Env, Task};
 use kontiki_base::limits;
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -21,14 +17,29 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Peer;
 use super::authority::Lenient;
-use crate::config::TlsOptions;
 use crate::error::StoreError;
+use crate::listen::Listen;
+use crate::tls::{self, ServerTls, TlsOptions};
 
-/// The server asks a silent connection this often whether it is still there…
-const PING_EVERY: Duration = Duration::from_secs(30);
+/// What a port speaks under TLS.
+const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
-/// …and gives up on it after this long without an answer.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How connections are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// The server asks a silent connection this often whether it is still there…
+    pub ping_every: Duration,
+    /// …and gives up on it after this long without an answer.
+    pub ping_timeout: Duration,
+    /// Streams at once on one connection: watches count, too.
+    pub streams: u32,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { ping_every: Duration::from_secs(30), ping_timeout: Duration::from_secs(20), streams: 16_384 }
+    }
+}
 
 /// A TLS handshake that takes longer is given up.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -38,13 +49,15 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 const FRAME: u32 = 64 << 10;
 
-/// Streams at once on one connection: watches count, too.
-const STREAMS: u32 = 16_384;
+/// Certificates of a port for clients.
+pub(crate) fn certificates(options: &TlsOptions) -> Result<Arc<ServerTls>, StoreError> {
+    tls::serving(options, ALPN)
+}
 
-/// The client port, taken, but not served yet.
+/// A port for clients, taken, but not served yet.
 pub(crate) struct Bound {
     listener: TcpListener,
-    acceptor: Option<TlsAcceptor>,
+    tls: Option<Arc<ServerTls>>,
     /// Where it listens.
     pub(crate) addr: SocketAddr,
 }
@@ -53,27 +66,41 @@ impl Bound {
     /// Takes the port; 0 takes a free one.
     ///
     /// # Errors
-    /// [`StoreError::Listen`], [`StoreError::Tls`].
-    pub(crate) async fn new(listen: SocketAddr, tls: Option<&TlsOptions>) -> Result<Self, StoreError> {
+    /// [`StoreError::Listen`]; [`StoreError::Config`] if it shall speak TLS and there is no certificate.
+    pub(crate) async fn new(listen: Listen, tls: Option<&Arc<ServerTls>>) -> Result<Self, StoreError> {
         let fail = |error: io::Error| StoreError::Listen { addr: listen.to_string(), why: error.to_string() };
-        let acceptor = tls.map(acceptor).transpose()?;
-        let listener = TcpListener::bind(listen).await.map_err(fail)?;
+        let tls = match (listen.tls, tls) {
+            (false, _) => None,
+            (true, Some(tls)) => Some(Arc::clone(tls)),
+            (true, None) => return Err(StoreError::Config(format!("{listen} needs a certificate and a key"))),
+        };
+        let listener = TcpListener::bind(listen.addr).await.map_err(fail)?;
         let addr = listener.local_addr().map_err(fail)?;
-        Ok(Self { listener, acceptor, addr })
+        Ok(Self { listener, tls, addr })
+    }
+
+    /// Whether it speaks TLS.
+    pub(crate) const fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Where it listens, as a URL.
+    pub(crate) fn url(&self) -> String {
+        Listen { addr: self.addr, tls: self.tls.is_some() }.to_string()
     }
 
     /// Serves `router` until closed.
-    pub(crate) fn open(self, router: axum::Router, env: &Arc<dyn Env>) -> Door {
-        let Self { listener, acceptor, addr } = self;
+    pub(crate) fn open(self, router: axum::Router, env: &Arc<dyn Env>, keep: Connections) -> Door {
+        let Self { listener, tls, addr } = self;
         let (closing, closed) = watch::channel(false);
         let connections = Arc::new(Semaphore::new(limits::CLIENT_CONNECTIONS));
-        let accept = Accept { listener, acceptor, router, env: Arc::clone(env), closed, connections: Arc::clone(&connections) };
+        let accept = Accept { listener, tls, router, env: Arc::clone(env), keep, closed, connections: Arc::clone(&connections) };
         let accepting = env.spawn("client.accept", Box::pin(accept.run()));
         Door { addr, closing, accepting, connections }
     }
 }
 
-/// The client port, open.
+/// A port for clients, open.
 pub(crate) struct Door {
     /// Where it listens.
     pub(crate) addr: SocketAddr,
@@ -98,9 +125,10 @@ impl Door {
 
 struct Accept {
     listener: TcpListener,
-    acceptor: Option<TlsAcceptor>,
+    tls: Option<Arc<ServerTls>>,
     router: axum::Router,
     env: Arc<dyn Env>,
+    keep: Connections,
     closed: watch::Receiver<bool>,
     connections: Arc<Semaphore>,
 }
@@ -110,7 +138,7 @@ impl Accept {
         loop {
             // A client beyond the limit waits in the system's own queue.
             let Ok(place) = Arc::clone(&self.connections).acquire_owned().await else { return };
-            let (stream, peer) = match self.listener.accept().await {
+            let (stream, addr) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, most likely: it passes.
@@ -119,11 +147,13 @@ impl Accept {
                     continue;
                 }
             };
-            let (acceptor, router, env, closed) = (self.acceptor.clone(), self.router.clone(), Arc::clone(&self.env), self.closed.clone());
+            // Looked up for each connection: that is how new certificates come in.
+            let acceptor = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.current()));
+            let (router, env, keep, closed) = (self.router.clone(), Arc::clone(&self.env), self.keep, self.closed.clone());
             let connection = async move {
                 let _place = place;
-                if let Err(error) = connect(stream, peer, acceptor, router, &*env, closed).await {
-                    tracing::debug!(%peer, %error, "client connection ended");
+                if let Err(error) = connect(stream, addr, acceptor, router, &*env, keep, closed).await {
+                    tracing::debug!(peer = %addr, %error, "client connection ended");
                 }
             };
             self.env.spawn("client.connection", Box::pin(connection));
@@ -131,42 +161,49 @@ impl Accept {
     }
 }
 
+type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
 async fn connect(
     stream: TcpStream,
-    peer: SocketAddr,
+    addr: SocketAddr,
     acceptor: Option<TlsAcceptor>,
     router: axum::Router,
     env: &dyn Env,
+    keep: Connections,
     closed: watch::Receiver<bool>,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+) -> Ended {
     stream.set_nodelay(true)?;
-    let Some(acceptor) = acceptor else { return serve(stream, peer, router, closed).await };
+    let peer = Peer { addr, common_name: None };
+    let Some(acceptor) = acceptor else { return serve(stream, peer, router, keep, closed).await };
     let encrypted = tokio::select! {
         biased;
         encrypted = acceptor.accept(stream) => encrypted?,
         () = env.sleep(HANDSHAKE) => return Err("the TLS handshake took too long".into()),
     };
-    serve(encrypted, peer, router, closed).await
+    let shown = encrypted.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let common_name = shown.and_then(|cert| tls::common_name(cert)).map(Into::into);
+    serve(encrypted, Peer { addr, common_name }, router, keep, closed).await
 }
 
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: SocketAddr,
+    peer: Peer,
     router: axum::Router,
+    keep: Connections,
     mut closed: watch::Receiver<bool>,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+) -> Ended {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
     builder
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_interval(keep.ping_every)
+        .keep_alive_timeout(keep.ping_timeout)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
-        .max_concurrent_streams(STREAMS);
-    let service = TowerToHyperService::new(router.layer(axum::Extension(Peer(peer))));
+        .max_concurrent_streams(keep.streams);
+    let service = TowerToHyperService::new(router.layer(axum::Extension(peer)));
     let connection = builder.serve_connection(TokioIo::new(Lenient::new(stream)), service);
     tokio::pin!(connection);
     tokio::select! {
@@ -175,29 +212,4 @@ async fn serve(
         _ = closed.wait_for(|closed| *closed) => connection.as_mut().graceful_shutdown(),
     }
     connection.await
-}
-
-fn acceptor(tls: &TlsOptions) -> Result<TlsAcceptor, StoreError> {
-    let fail = |text: String| StoreError::Tls(text);
-    let certs = CertificateDer::pem_slice_iter(&tls.cert).collect::<Result<Vec<_>, _>>().map_err(|e| fail(format!("certificate: {e}")))?;
-    let key = PrivateKeyDer::from_pem_slice(&tls.key).map_err(|e| fail(format!("key: {e}")))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| fail(e.to_string()))?;
-    let builder = match &tls.client_ca {
-        None => builder.with_no_client_auth(),
-        Some(pem) => {
-            let mut roots = rustls::RootCertStore::empty();
-            for cert in CertificateDer::pem_slice_iter(pem) {
-                let cert = cert.map_err(|e| fail(format!("client authority: {e}")))?;
-                roots.add(cert).map_err(|e| fail(format!("client authority: {e}")))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            builder.with_client_cert_verifier(verifier.build().map_err(|e| fail(format!("client authority: {e}")))?)
-        }
-    };
-    let mut config = builder.with_single_cert(certs, key).map_err(|e| fail(e.to_string()))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -1,10 +1,9 @@
 //! The calling side: one connection per peer and lane, made when first used, made anew when it breaks.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use hyper_util::client::legacy::connect::HttpConnector;
 use kontiki_base::BoxFuture;
 use kontiki_base::ids::MemberId;
 use kontiki_base::limits;
@@ -14,10 +13,12 @@ use kontiki_proto::peer::peer_client::PeerClient;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Streaming};
 
-use super::{CONNECT, CONNECTION_WINDOW, Lane, PING_EVERY, PING_TIMEOUT, PeerTls, STREAM_WINDOW, row};
+use super::connect::Connector;
+use super::{CALLER, CONNECT, CONNECTION_WINDOW, Lane, PING_EVERY, PING_TIMEOUT, STREAM_WINDOW, row};
+use crate::tls::CallerTls;
 
 /// Where a client was connected to, and the client.
 type Connection = (String, PeerClient<Channel>);
@@ -25,15 +26,31 @@ type Connection = (String, PeerClient<Channel>);
 /// [`PeerNet`] over gRPC.
 #[derive(Debug)]
 pub struct TonicPeerNet {
-    tls: Option<PeerTls>,
+    tls: Option<Arc<CallerTls>>,
+    /// This member, if the others are told who calls.
+    me: Option<MemberId>,
     /// By peer and lane; the address is kept to notice that a member has moved.
     connections: Mutex<BTreeMap<(MemberId, Lane), Connection>>,
 }
 
 impl TonicPeerNet {
     /// A net without connections.
-    pub fn new(tls: Option<PeerTls>) -> Self {
-        Self { tls, connections: Mutex::new(BTreeMap::new()) }
+    pub(crate) fn new(tls: Option<Arc<CallerTls>>) -> Self {
+        Self { tls, me: None, connections: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Tells the others who calls, for their counts.
+    #[must_use]
+    pub(crate) fn named(self, me: MemberId) -> Self {
+        Self { me: Some(me), ..self }
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(me) = self.me.and_then(|me| me.get().to_string().parse().ok()) {
+            request.metadata_mut().insert(CALLER, me);
+        }
+        request
     }
 
     fn client(&self, to: MemberId, addr: &str, lane: Lane) -> Result<PeerClient<Channel>, NetError> {
@@ -53,7 +70,8 @@ impl TonicPeerNet {
 
     /// A channel that connects when it is first used.
     fn dial(&self, addr: &str) -> Result<Channel, String> {
-        let mut endpoint = Endpoint::from_shared(addr.to_owned())
+        let (connector, plain) = Connector::to(addr, self.tls.clone())?;
+        let endpoint = Endpoint::from_shared(plain)
             .map_err(|e| format!("{addr:?} is not a URL: {e}"))?
             .connect_timeout(CONNECT)
             .http2_keep_alive_interval(PING_EVERY)
@@ -61,17 +79,6 @@ impl TonicPeerNet {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
-        if let Some(tls) = self.tls.as_ref().filter(|_| addr.starts_with("https://")) {
-            let config = ClientTlsConfig::new()
-                .ca_certificate(Certificate::from_pem(&tls.ca_pem))
-                .identity(Identity::from_pem(&tls.cert_pem, &tls.key_pem));
-            endpoint = endpoint.tls_config(config).map_err(|e| format!("peer certificates cannot be used: {e}"))?;
-        }
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT));
-        connector.set_tcp_user_timeout(Some(PING_TIMEOUT));
         Ok(endpoint.connect_with_connector_lazy(connector))
     }
 }
@@ -103,9 +110,10 @@ impl PeerNet for TonicPeerNet {
     fn call(&self, to: MemberId, addr: &str, rpc: PeerRpc, body: Bytes) -> BoxFuture<'static, Result<Bytes, NetError>> {
         let (number, lane, limit) = row(rpc);
         let client = self.client(to, addr, lane);
+        let request = self.request(Frame { rpc: number, body });
         Box::pin(async move {
             let mut client = client?;
-            match timeout(limit, client.call(Frame { rpc: number, body })).await {
+            match timeout(limit, client.call(request)).await {
                 Ok(Ok(response)) => Ok(response.into_inner().body),
                 Ok(Err(status)) => Err(failure(to, &status)),
                 Err(_) => Err(NetError::Timeout { to }),
@@ -116,12 +124,13 @@ impl PeerNet for TonicPeerNet {
     fn open(&self, to: MemberId, addr: &str, rpc: PeerRpc) -> BoxFuture<'static, Result<Box<dyn PeerStream>, NetError>> {
         let (number, lane, limit) = row(rpc);
         let client = self.client(to, addr, lane);
+        let (sender, requests) = mpsc::channel(limits::RAFT_APPEND_QUEUE);
+        let request = self.request(ReceiverStream::new(requests));
         Box::pin(async move {
             let mut client = client?;
-            let (sender, requests) = mpsc::channel(limits::RAFT_APPEND_QUEUE);
             let opening = Frame { rpc: number, body: Bytes::new() };
             sender.try_send(opening).map_err(|e| NetError::Unreachable { to, why: e.to_string() })?;
-            match timeout(limit, client.stream(ReceiverStream::new(requests))).await {
+            match timeout(limit, client.stream(request)).await {
                 Ok(Ok(response)) => {
                     let (sender, receiver) = (Sender { to, rpc: number, frames: sender }, Receiver { to, frames: response.into_inner() });
                     Ok(Box::new(Halves { sender, receiver }) as Box<dyn PeerStream>)

@@ -5,6 +5,7 @@
 //! (HTTP/2 pings and TCP's user timeout), and a broken connection is replaced at the next call.
 
 mod client;
+mod connect;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -14,24 +15,10 @@ use std::time::Duration;
 use kontiki_base::net::PeerRpc;
 
 pub use client::TonicPeerNet;
-pub use server::{PeerServerHandle, serve};
+pub use server::PeerServerHandle;
+pub(crate) use server::serve;
 
-/// Certificates for mutual TLS between members, PEM.
-#[derive(Clone)]
-pub struct PeerTls {
-    /// Authority that signed every member's certificate.
-    pub ca_pem: Vec<u8>,
-    /// This member's certificate.
-    pub cert_pem: Vec<u8>,
-    /// Its private key.
-    pub key_pem: Vec<u8>,
-}
-
-impl std::fmt::Debug for PeerTls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("PeerTls")
-    }
-}
+pub use crate::tls::PeerTls;
 
 /// The wire could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -45,10 +32,10 @@ pub enum WireError {
         #[source]
         source: std::io::Error,
     },
-    /// The certificates are unusable.
-    #[error("peer certificates cannot be used")]
-    Tls(#[source] tonic::transport::Error),
 }
+
+/// The header that says which member calls.
+const CALLER: &str = "member";
 
 /// A ping on a connection this often, also when nothing else moves.
 const PING_EVERY: Duration = Duration::from_millis(1_000);

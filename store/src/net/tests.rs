@@ -48,7 +48,7 @@ fn every_kind_of_message_has_one_row() {
 
 #[tokio::test]
 async fn calls_and_refusals() {
-    let server = serve("127.0.0.1:0".parse().unwrap(), None, Arc::new(Echo)).await.unwrap();
+    let server = serve("127.0.0.1:0".parse().unwrap(), None, Arc::new(Echo), None).await.unwrap();
     let (net, addr) = (TonicPeerNet::new(None), format!("http://{}", server.addr));
     assert_eq!(net.call(PEER, &addr, PeerRpc::Ask, "x".into()).await.unwrap(), "re: x");
     let refused = net.call(PEER, &addr, PeerRpc::Vote, Bytes::new()).await;
@@ -58,7 +58,7 @@ async fn calls_and_refusals() {
 
 #[tokio::test]
 async fn streams_both_ways_until_refused() {
-    let server = serve("127.0.0.1:0".parse().unwrap(), None, Arc::new(Echo)).await.unwrap();
+    let server = serve("127.0.0.1:0".parse().unwrap(), None, Arc::new(Echo), None).await.unwrap();
     let (net, addr) = (TonicPeerNet::new(None), format!("http://{}", server.addr));
     let stream = net.open(PEER, &addr, PeerRpc::Append).await.unwrap();
     let (mut sender, mut receiver) = stream.split();
@@ -75,7 +75,7 @@ async fn streams_both_ways_until_refused() {
 
 #[tokio::test]
 async fn a_peer_that_comes_back_is_reached_again() {
-    let server = serve("127.0.0.1:0".parse().unwrap(), None, Arc::new(Echo)).await.unwrap();
+    let server = serve("127.0.0.1:0".parse().unwrap(), None, Arc::new(Echo), None).await.unwrap();
     let (net, listen) = (TonicPeerNet::new(None), server.addr);
     let addr = format!("http://{listen}");
     net.call(PEER, &addr, PeerRpc::Ask, Bytes::new()).await.unwrap();
@@ -89,7 +89,7 @@ async fn a_peer_that_comes_back_is_reached_again() {
     };
     assert_eq!(gone, NetError::Closed { to: PEER });
     let server = loop {
-        match serve(listen, None, Arc::new(Echo)).await {
+        match serve(listen, None, Arc::new(Echo), None).await {
             Ok(server) => break server,
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
         }

@@ -10,12 +10,11 @@ use kontiki_base::kv::KvError;
 use kontiki_base::net::PeerRpc;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::errors::{ClientWriteError, RaftError};
 
 use super::network::within;
 use super::node::Inner;
 use super::types::{Membership, Peer};
-use super::{Member, scrub, start, wire};
+use super::{Member, members, scrub, start, wire};
 
 /// A question to the leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +26,11 @@ pub(super) enum Request {
     RemoveLearner(MemberId),
     Update(Member),
     Transfer(MemberId),
+    /// A learner gets a vote; `true`: if it has nearly all of the log.
+    Promote(MemberId, bool),
+    RemoveVoter(MemberId),
+    /// Any member answers this one: what it takes for the membership, and how much of the log is committed.
+    Belongs,
     /// Any member answers this one: its membership, if it has one.
     Hello,
     /// Any member answers this one, too: what it finds in a part of its state.
@@ -54,6 +58,10 @@ impl Request {
                 out.put_u8(7);
                 question.encode(&mut out);
             }
+            Self::Promote(id, false) => put_id(&mut out, 8, *id),
+            Self::Promote(id, true) => put_id(&mut out, 9, *id),
+            Self::RemoveVoter(id) => put_id(&mut out, 10, *id),
+            Self::Belongs => out.put_u8(11),
         }
         out.freeze()
     }
@@ -68,6 +76,10 @@ impl Request {
             5 => Self::Transfer(MemberId::new(wire::decode(from, wire::get_u64).ok()?)),
             6 if from.is_empty() => Self::Hello,
             7 => Self::Compare(scrub::Question::decode(from)?),
+            8 => Self::Promote(MemberId::new(wire::decode(from, wire::get_u64).ok()?), false),
+            9 => Self::Promote(MemberId::new(wire::decode(from, wire::get_u64).ok()?), true),
+            10 => Self::RemoveVoter(MemberId::new(wire::decode(from, wire::get_u64).ok()?)),
+            11 if from.is_empty() => Self::Belongs,
             _ => return None,
         })
     }
@@ -187,6 +199,9 @@ async fn answer(inner: &Arc<Inner>, request: Request) -> Result<Bytes, KvError> 
     if let Request::Compare(question) = request {
         return Ok(scrub::answer(inner, question).await.encode());
     }
+    if request == Request::Belongs {
+        return Ok(members::belonging(inner));
+    }
     if inner.lead().is_none_or(|lead| lead.id != inner.id) {
         return Err(KvError::NoLeader);
     }
@@ -198,15 +213,17 @@ async fn answer(inner: &Arc<Inner>, request: Request) -> Result<Bytes, KvError> 
         Request::AddLearner(member) => add_learner(inner, &member).await?,
         Request::SetVoters(voters) => {
             let voters: BTreeSet<u64> = voters.iter().map(|id| id.get()).collect();
-            inner.change(ChangeMembers::ReplaceAllVoters(voters)).await?;
+            members::change(inner, ChangeMembers::ReplaceAllVoters(voters)).await?;
         }
-        Request::RemoveLearner(id) => inner.change(ChangeMembers::RemoveNodes([id.get()].into())).await?,
+        Request::RemoveLearner(id) => members::change(inner, ChangeMembers::RemoveNodes([id.get()].into())).await?,
         Request::Update(member) => {
             let peer = peer_of(&member, true);
-            inner.change(ChangeMembers::SetNodes(BTreeMap::from([(member.id.get(), peer)]))).await?;
+            members::change(inner, ChangeMembers::SetNodes(BTreeMap::from([(member.id.get(), peer)]))).await?;
         }
         Request::Transfer(to) => transfer(inner, to).await?,
-        Request::Hello | Request::Compare(_) => {}
+        Request::Promote(id, ready) => members::promote(inner, id, ready).await?,
+        Request::RemoveVoter(id) => members::change(inner, ChangeMembers::RemoveVoters([id.get()].into())).await?,
+        Request::Hello | Request::Belongs | Request::Compare(_) => {}
     }
     Ok(Bytes::new())
 }
@@ -217,12 +234,7 @@ pub(super) fn membership(inner: &Inner) -> Arc<super::types::StoredMembership> {
 
 async fn add_learner(inner: &Inner, member: &Member) -> Result<(), KvError> {
     let id = if member.id == MemberId::ZERO { start::member_id(&member.peer_urls, &inner.cluster_token) } else { member.id };
-    match inner.raft.add_learner(id.get(), peer_of(member, false), false).await {
-        Ok(_) => Ok(()),
-        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(KvError::NoLeader),
-        Err(RaftError::APIError(other)) => Err(KvError::Unavailable(other.to_string())),
-        Err(RaftError::Fatal(_)) => Err(KvError::Stopped),
-    }
+    members::change(inner, ChangeMembers::AddNodes(BTreeMap::from([(id.get(), peer_of(member, false))]))).await
 }
 
 /// Hands leadership to `to`, and waits until somebody else leads.
@@ -327,12 +339,16 @@ mod tests {
             Request::RemoveLearner(MemberId::new(3)),
             Request::Update(member),
             Request::Transfer(MemberId::new(4)),
+            Request::Promote(MemberId::new(5), false),
+            Request::Promote(MemberId::new(5), true),
+            Request::RemoveVoter(MemberId::new(6)),
             Request::Hello,
+            Request::Belongs,
         ];
         for request in requests {
             assert_eq!(Request::decode(request.encode()), Some(request));
         }
-        assert_eq!(Request::decode(Bytes::from_static(&[9])), None);
+        assert_eq!(Request::decode(Bytes::from_static(&[99])), None);
         let known = errors().into_iter().map(|(_, e)| Err(e));
         for reply in known.chain([Ok(Bytes::from_static(b"me")), Err(KvError::Unavailable("x".into())), Err(KvError::Internal("y".into()))])
         {

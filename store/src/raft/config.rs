@@ -10,6 +10,7 @@ use kontiki_base::net::PeerNet;
 use super::ApplySink;
 use crate::engine::{Engine, EngineError};
 use crate::log::{LogDisk, LogError, LogOptions};
+use crate::meter::Meter;
 
 /// How fast things happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +112,8 @@ pub struct RaftConfig {
     pub sink: Arc<dyn ApplySink>,
     /// How fast things happen.
     pub timings: Timings,
+    /// What measures the disk, if it is measured.
+    pub meter: Option<Meter>,
 }
 
 /// Why a member did not start.

@@ -10,6 +10,7 @@
 //! | `storage` | openraft's log on [`crate::log`] |
 //! | `network`, `handler`, `wire`, `snapshot` | the other members: out, in, as bytes, and whole states |
 //! | `admin` | what only the leader can do, asked from anywhere |
+//! | `members` | changes of the membership one after the other; what a removed member does |
 //! | `upkeep` | status, flushes, purges, space |
 //! | `scrub`, `rebuild` | members compare what they have; who differs is rebuilt |
 //! | `stall` | a leader with a slow disk hands over |
@@ -24,6 +25,7 @@ mod barrier;
 mod config;
 mod handler;
 mod machine;
+mod members;
 mod network;
 pub mod node;
 mod pending;

@@ -11,10 +11,10 @@ use kontiki_base::kv::KvError;
 use kontiki_base::net::{PeerHandler, PeerNet, PeerRpc};
 use kontiki_mvcc::{Alarm, Command, Outcome};
 use kontiki_proto::trace::TraceContext;
+use openraft::LinearizerOption;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
-use openraft::{ChangeMembers, LinearizerOption};
 use tokio::sync::{oneshot, watch};
 
 use super::barrier::Barrier;
@@ -23,8 +23,8 @@ use super::handler::Handler;
 use super::machine::{Machine, Reach};
 use super::network::within;
 use super::pending::{Ended, Pending};
-use super::types::{self, Peer, Proposal, TypeConfig};
-use super::{Consensus, LeaderDesk, Member, RaftStatus, admin, rebuild, scrub, stall, upkeep};
+use super::types::{self, Proposal, TypeConfig};
+use super::{Consensus, LeaderDesk, Member, RaftStatus, admin, members, rebuild, scrub, stall, upkeep};
 use crate::engine::Engine;
 use crate::log::Log;
 
@@ -96,6 +96,7 @@ impl RaftNode {
         let tasks = Arc::new(vec![
             env.spawn("raft.status", Box::pin(upkeep::publish_status(inner.clone()))),
             env.spawn("raft.upkeep", Box::pin(upkeep::flush_and_purge(inner.clone()))),
+            env.spawn("raft.membership", Box::pin(members::stop_when_removed(inner.clone()))),
             env.spawn("raft.announce", Box::pin(admin::announce(inner.clone(), own))),
             env.spawn("raft.reclaim", Box::pin(upkeep::reclaim(inner.clone()))),
             env.spawn("raft.scrub", Box::pin(scrub::run(inner.clone()))),
@@ -131,6 +132,24 @@ impl RaftNode {
     pub fn remove_learner(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>> {
         let inner = self.inner.clone();
         Box::pin(async move { admin::ask(&inner, &admin::Request::RemoveLearner(id)).await })
+    }
+
+    /// Removes a member that has a vote.
+    pub fn remove_voter(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { admin::ask(&inner, &admin::Request::RemoveVoter(id)).await })
+    }
+
+    /// Gives a learner a vote; `ready`: only if it has nearly all of the log.
+    pub fn promote(&self, id: MemberId, ready: bool) -> BoxFuture<'static, Result<(), KvError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { admin::ask(&inner, &admin::Request::Promote(id, ready)).await })
+    }
+
+    /// The members that answer this one right now, itself included.
+    pub fn reachable(&self) -> BoxFuture<'static, Vec<MemberId>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { members::reachable(&inner).await })
     }
 
     /// Changes the names and URLs of a member.
@@ -321,17 +340,6 @@ impl Inner {
                 Err(KvError::NoLeader) if self.left(deadline).is_some() => self.env.sleep(RETRY).await,
                 other => return other,
             }
-        }
-    }
-
-    /// Changes the membership. Only the leader can.
-    pub(super) async fn change(&self, changes: ChangeMembers<u64, Peer>) -> Result<(), KvError> {
-        match self.raft.change_membership(changes, false).await {
-            Ok(_) => Ok(()),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(KvError::NoLeader),
-            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(KvError::LeaderChanged),
-            Err(RaftError::APIError(other)) => Err(KvError::Unavailable(other.to_string())),
-            Err(RaftError::Fatal(_)) => Err(KvError::Stopped),
         }
     }
 }

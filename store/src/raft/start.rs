@@ -71,6 +71,10 @@ pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Pee
     let inline = matches!(config.storage, Storage::Parts { inline: true, .. });
     let storage = config.storage;
     let opened = blocking(inline, move || open_storage(storage, cluster, id)).await.map_err(|e| StartError::DataDir(e.to_string()))??;
+    let opened = match &config.meter {
+        Some(meter) => Opened { disk: meter.disk(opened.disk), engine: meter.engine(opened.engine), ..opened },
+        None => opened,
+    };
     // Half the shortest time without a heartbeat after which a follower stands for election.
     let meter = SyncMeter::new(config.env.clone(), config.timings.election.0 / 2);
     let log = open_log(&opened, &config.env, meter.clone()).await?;

@@ -26,7 +26,8 @@ pub(super) async fn publish_status(inner: Arc<Inner>) {
         let ended = fatal.is_some();
         let applied_index = applied.borrow_and_update().index;
         inner.status.send_if_modified(|status| {
-            let next = describe(&now, status.cluster_id, applied_index, fatal);
+            // What has stopped a member stays said.
+            let next = describe(&now, status.cluster_id, applied_index, status.fatal.clone().or(fatal));
             let modified = *status != next;
             *status = next;
             modified

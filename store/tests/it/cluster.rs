@@ -17,7 +17,7 @@ use pb::lease_client::LeaseClient;
 use pb::maintenance_client::MaintenanceClient;
 use tonic::transport::{Channel, Endpoint};
 
-async fn start_three(dir: &Path) -> Vec<StoreHandle> {
+pub(crate) async fn start_three(dir: &Path) -> Vec<StoreHandle> {
     // Held until all are known, so that no two are the same.
     let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let peers: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
@@ -35,7 +35,7 @@ async fn start_three(dir: &Path) -> Vec<StoreHandle> {
 }
 
 /// Waits until all of them agree on a leader; its place among them.
-async fn leader(stores: &[StoreHandle]) -> usize {
+pub(crate) async fn leader(stores: &[StoreHandle]) -> usize {
     let agreed = async {
         loop {
             let leaders: Vec<_> = stores.iter().map(|s| s.status().borrow().leader).collect();
@@ -58,19 +58,6 @@ async fn channel(store: &StoreHandle) -> Channel {
 async fn put(kv: &dyn Kv, key: &str) -> Result<Revision, KvError> {
     let put = PutReq { key: key.to_owned().into(), value: "v".into(), ..PutReq::default() };
     Ok(kv.txn(Txn { success: vec![Op::Put(put)], ..Txn::default() }, None).await?.revision)
-}
-
-/// Adds a learner that is not there. Members that have just started still tell the cluster so, one change at a time: a client tries
-/// again, as after any Unavailable.
-async fn add_learner(cluster: &mut ClusterClient<Channel>) -> pb::MemberAddResponse {
-    let add = pb::MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:9".into()], is_learner: true };
-    loop {
-        match cluster.member_add(add.clone()).await {
-            Ok(added) => return added.into_inner(),
-            Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,7 +95,9 @@ async fn any_member_answers_and_a_leader_can_go() {
     }
     assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
     let mut cluster = ClusterClient::new(channel(&stores[follower]).await);
-    let added = add_learner(&mut cluster).await;
+    // Members that have just started still tell the cluster so: the change waits for its turn.
+    let add = pb::MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:9".into()], is_learner: true };
+    let added = cluster.member_add(add).await.unwrap().into_inner();
     assert_eq!((added.members.len(), added.member.as_ref().map(|m| m.is_learner)), (4, Some(true)));
     let id_of_learner = added.member.unwrap().id;
     let left = cluster.member_remove(pb::MemberRemoveRequest { id: id_of_learner }).await.unwrap().into_inner();
@@ -149,6 +138,62 @@ async fn any_member_answers_and_a_leader_can_go() {
     let time = leases.lease_time_to_live(pb::LeaseTimeToLiveRequest { id, keys: false }).await.unwrap().into_inner();
     assert!(time.ttl > 590 && time.granted_ttl == 600, "{time:?}");
     drop(watch);
+    for store in stores {
+        store.shutdown().await;
+    }
+}
+
+/// A member that is removed stops; one that is added, learns and is promoted takes its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_goes_and_another_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stores = start_three(dir.path()).await;
+    let lead = leader(&stores).await;
+    put(&*stores[lead].kv(), "k").await.unwrap();
+    let mut cluster = ClusterClient::new(channel(&stores[lead]).await);
+    let gone = stores.remove((lead + 1) % 3);
+    let id = gone.status().borrow().id.get();
+    let left = cluster.member_remove(pb::MemberRemoveRequest { id }).await.unwrap().into_inner();
+    assert!(left.members.len() == 2 && left.members.iter().all(|m| m.id != id));
+    let mut status = gone.status();
+    let stopped = status.wait_for(|raft| raft.fatal.is_some());
+    let why = tokio::time::timeout(Duration::from_secs(60), stopped).await.expect("it stops").unwrap().fatal.clone();
+    assert_eq!(why.as_deref(), Some("this member has been removed from the cluster"));
+    assert!(matches!(put(&*gone.kv(), "k").await, Err(KvError::Stopped)), "it serves nobody");
+    gone.shutdown().await;
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    drop(listener);
+    let url = format!("http://{addr}");
+    let add = pb::MemberAddRequest { peer_ur_ls: vec![url.clone()], is_learner: true };
+    let added = cluster.member_add(add).await.unwrap().into_inner();
+    let new = added.member.unwrap().id;
+    let early = cluster.member_promote(pb::MemberPromoteRequest { id: new }).await.unwrap_err();
+    assert_eq!(early.message(), "etcdserver: can only promote a learner member which is in sync with leader");
+    let mut config = StoreConfig::single("m9", dir.path().join("m9"), Arc::new(SystemEnv::new()));
+    (config.listen_peer, config.join) = (addr, true);
+    config.initial_cluster =
+        added.members.iter().map(|m| (if m.id == new { "m9".into() } else { m.name.clone() }, m.peer_ur_ls.clone())).collect();
+    let store = Store::start(config).await.unwrap();
+    let promoted = async {
+        // Through a follower, as through any member.
+        let other = stores.iter().find(|s| s.status().borrow().leader != Some(s.status().borrow().id)).unwrap();
+        let mut cluster = ClusterClient::new(channel(other).await);
+        loop {
+            match cluster.member_promote(pb::MemberPromoteRequest { id: new }).await {
+                Ok(promoted) => return promoted.into_inner(),
+                Err(status) => assert!(status.message().contains("in sync with leader"), "{status:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let members = tokio::time::timeout(Duration::from_secs(60), promoted).await.expect("it catches up").members;
+    assert!(members.len() == 3 && members.iter().all(|m| !m.is_learner));
+    stores.push(store);
+    leader(&stores).await;
+    let res = stores[2].kv().range(RangeReq::new(KeyRange::single("k"))).await.unwrap();
+    assert_eq!(res.count, 1);
     for store in stores {
         store.shutdown().await;
     }

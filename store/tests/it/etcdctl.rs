@@ -1,8 +1,9 @@
 //! etcd's own command line against one of our members.
 
-use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Child, Command, Output, Stdio};
 
+use super::cluster::{leader, start_three};
 use super::etcd::Etcd;
 use super::member::{endpoint, start};
 
@@ -99,10 +100,18 @@ fn watching(ctl: &Ctl) {
     let mut child = ctl.command(&format!("watch w --rev={} --prev-kv", revision - 1)).stdout(Stdio::piped()).spawn().unwrap();
     ctl.run("put w live");
     ctl.run("del w");
-    std::thread::sleep(std::time::Duration::from_millis(400));
+    let all = "PUT\nw\n0\nw\n1\nPUT\nw\n1\nw\n2\nPUT\nw\n2\nw\nlive\nDELETE\nw\nlive\nw\n\n";
+    assert_eq!(read(&mut child, all.len()), all);
+}
+
+/// So many bytes of what a command says that goes on until it is ended; then it is ended.
+fn read(child: &mut Child, bytes: usize) -> String {
+    let mut seen = vec![0; bytes];
+    let read = child.stdout.as_mut().unwrap().read_exact(&mut seen);
     child.kill().unwrap();
-    let seen = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
-    assert_eq!(seen, "PUT\nw\n0\nw\n1\nPUT\nw\n1\nw\n2\nPUT\nw\n2\nw\nlive\nDELETE\nw\nlive\nw\n\n");
+    child.wait().unwrap();
+    read.unwrap();
+    String::from_utf8(seen).unwrap()
 }
 
 fn administration(ctl: &Ctl) {
@@ -127,13 +136,14 @@ fn administration(ctl: &Ctl) {
 fn locks(ctl: &Ctl) {
     assert!(ctl.run("lock l echo held").contains("held"));
     let mut leader = ctl.command("elect e me").stdout(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(400));
     let mut listener = ctl.command("elect -l e").stdout(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(400));
-    leader.kill().unwrap();
-    listener.kill().unwrap();
-    leader.wait().unwrap();
-    assert!(String::from_utf8(listener.wait_with_output().unwrap().stdout).unwrap().contains("me"));
+    // The key of who leads, and what it says of itself.
+    let said = BufReader::new(listener.stdout.take().unwrap()).lines().map_while(Result::ok).find(|line| line == "me");
+    for child in [&mut leader, &mut listener] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!(said.as_deref(), Some("me"));
 }
 
 fn tour(ctl: &Ctl) {
@@ -166,4 +176,45 @@ async fn etcd_itself_passes_the_tour() {
     let Some(etcd) = Etcd::start().await else { return };
     let ctl = Ctl { endpoint: etcd.endpoint.clone() };
     tokio::task::spawn_blocking(move || tour(&ctl)).await.unwrap();
+}
+
+/// The same through a member that does not lead, with all three there and with one of them down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_member_of_three_serves_etcds_own_client() {
+    if !present() {
+        return;
+    }
+    for down in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut stores = start_three(dir.path()).await;
+        let lead = leader(&stores).await;
+        let id = |store: &kontiki_store::server::StoreHandle| store.status().borrow().id.get();
+        let (leading, follower, third) = (id(&stores[lead]), id(&stores[(lead + 1) % 3]), id(&stores[(lead + 2) % 3]));
+        if down {
+            stores.remove((lead + 2) % 3).shutdown().await;
+        }
+        let at = |member: u64| endpoint(stores.iter().find(|store| id(store) == member).unwrap());
+        let (ctl, all) = (Ctl { endpoint: at(follower) }, Ctl { endpoint: format!("{},http://{}", at(follower), at(leading)) });
+        tokio::task::spawn_blocking(move || {
+            tour(&ctl);
+            assert_eq!(ctl.run("member list -w simple").lines().filter(|line| line.contains(", started, m")).count(), 3);
+            let status = all.run("endpoint status -w simple");
+            assert_eq!(status.lines().filter(|line| line.contains(", true, ")).count(), 1, "one of them leads: {status}");
+            if down {
+                assert!(ctl.fail("member add m9 --peer-urls=http://127.0.0.1:9").contains("etcdserver: unhealthy cluster"));
+            } else {
+                let hashes = ctl.run("endpoint hashkv --cluster");
+                let distinct: std::collections::BTreeSet<&str> = hashes.lines().filter_map(|line| line.rsplit(", ").next()).collect();
+                assert_eq!((hashes.lines().count(), distinct.len()), (3, 1), "{hashes}");
+            }
+            assert!(ctl.fail(&format!("move-leader {third:x}")).contains("no leader endpoint given"));
+            let moved = all.run(&format!("move-leader {follower:x}"));
+            assert!(moved.starts_with("Leadership transferred from"), "{moved}");
+        })
+        .await
+        .unwrap();
+        for store in stores {
+            store.shutdown().await;
+        }
+    }
 }

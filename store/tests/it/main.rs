@@ -9,5 +9,7 @@ mod etcdctl;
 mod full_disk;
 mod kv_suite;
 mod member;
+mod observed;
+mod rotate;
 mod tls;
 mod upkeep;

@@ -13,13 +13,13 @@ use kontiki_store::server::Store;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 /// An authority that can issue certificates for 127.0.0.1.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: Vec<u8>,
+    pub(crate) pem: Vec<u8>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -28,7 +28,7 @@ impl Authority {
     }
 
     /// A certificate and its key, PEM.
-    fn issue(&self) -> (Vec<u8>, Vec<u8>) {
+    pub(crate) fn issue(&self) -> (Vec<u8>, Vec<u8>) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
         (params.signed_by(&key, &self.issuer).unwrap().pem().into_bytes(), key.serialize_pem().into_bytes())
@@ -50,7 +50,8 @@ async fn only_those_who_are_trusted_get_in() {
     let dir = tempfile::tempdir().unwrap();
     let (cert, key) = ours.issue();
     let mut config = StoreConfig::single("solo", dir.path().join("data"), Arc::new(SystemEnv::new()));
-    config.client_tls = Some(TlsOptions { cert, key, client_ca: Some(ours.pem.clone()) });
+    config.client_tls = Some(TlsOptions::new(cert, key).for_clients_of(ours.pem.clone()));
+    config.listen_clients[0].tls = true;
     let store = Store::start(config).await.unwrap();
     let mut status = store.status();
     status.wait_for(|raft| raft.leader.is_some()).await.unwrap();
@@ -74,7 +75,7 @@ async fn a_bad_certificate_is_found_before_anything_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let mut config = StoreConfig::single("solo", data.clone(), Arc::new(SystemEnv::new()));
-    config.client_tls = Some(TlsOptions { cert: b"nonsense".to_vec(), key: b"nonsense".to_vec(), client_ca: None });
+    config.client_tls = Some(TlsOptions::new(b"nonsense".to_vec(), b"nonsense".to_vec()));
     assert!(matches!(Store::start(config).await.err(), Some(StoreError::Tls(_))));
     assert!(!data.exists());
 }

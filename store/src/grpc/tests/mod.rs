@@ -36,8 +36,8 @@ async fn served() -> Served {
 async fn served_with(limits: HubLimits, progress_every: Duration) -> Served {
     let bench = bench_with(limits, progress_every);
     let router = crate::http::router(&bench.service);
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let door = Bound::new(any, None).await.unwrap().open(router, &bench.service.env);
+    let any = crate::listen::Listen::plain(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let door = Bound::new(any, None).await.unwrap().open(router, &bench.service.env, crate::http::Connections::default());
     let channel = Endpoint::try_from(format!("http://{}", door.addr)).unwrap().connect().await.unwrap();
     Served { bench, door, channel }
 }

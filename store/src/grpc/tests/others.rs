@@ -27,14 +27,16 @@ async fn members_are_listed_and_changed() {
     assert_eq!(said(promote(1).await), (Code::NotFound, "etcdserver: member not found".into()));
     let voter = (Code::FailedPrecondition, "etcdserver: can only promote a learner member".to_owned());
     assert_eq!(said(promote(0xa11).await), voter);
-    served.put("k", "v").await;
-    let behind = (Code::FailedPrecondition, "etcdserver: can only promote a learner member which is in sync with leader".to_owned());
-    assert_eq!(said(promote(member.id).await), behind);
     let move_to = |id, url: &str| pb::MemberUpdateRequest { id, peer_ur_ls: vec![url.into()] };
     let clash = said(served.cluster().member_update(move_to(member.id, "http://127.0.0.1:2380")).await);
     assert_eq!(clash, (Code::FailedPrecondition, "etcdserver: Peer URLs already exists".into()));
     let moved = served.cluster().member_update(move_to(member.id, "http://127.0.0.1:11")).await.unwrap().into_inner();
     assert!(moved.members.iter().any(|m| m.peer_ur_ls == ["http://127.0.0.1:11"] && m.is_learner), "still a learner");
+    let promoted = promote(member.id).await.unwrap().into_inner();
+    assert!(promoted.members.iter().all(|m| !m.is_learner));
+    served.bench.solo.silent.lock().unwrap().push(kontiki_base::ids::MemberId::new(member.id));
+    let unhealthy = said(served.cluster().member_add(add("http://127.0.0.1:12", false)).await);
+    assert_eq!(unhealthy.1, "etcdserver: re-configuration failed due to not enough started members", "it has no name yet");
     let left = served.cluster().member_remove(pb::MemberRemoveRequest { id: member.id }).await.unwrap().into_inner();
     assert_eq!(left.members.len(), 1);
     let remove = said(served.cluster().member_remove(pb::MemberRemoveRequest { id: 0xa11 }).await);
@@ -218,4 +220,24 @@ async fn health_is_served_and_unknown_methods_are_unimplemented() {
         let call = grpc.unary(tonic::Request::new(pb::StatusRequest {}), path.parse().unwrap(), codec).await;
         assert_eq!(call.unwrap_err().code(), Code::Unimplemented, "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_learner_serves_little() {
+    let served = &served().await;
+    served.put("k", "v").await;
+    served.bench.solo.become_(|s| s.role = crate::raft::Role::Learner);
+    let refusal = (Code::FailedPrecondition, "etcdserver: rpc not supported for learner".to_owned());
+    assert_eq!(said(served.kv().range(range("k", "")).await), refusal);
+    let stale = pb::RangeRequest { serializable: true, ..range("k", "") };
+    assert_eq!(served.kv().range(stale).await.unwrap().into_inner().count, 1);
+    assert!(served.maintenance().status(pb::StatusRequest {}).await.unwrap().into_inner().is_learner);
+    assert_eq!(said(served.kv().put(pb::PutRequest { key: "k".into(), ..Default::default() }).await), refusal);
+    assert_eq!(said(served.cluster().member_list(pb::MemberListRequest::default()).await), refusal);
+    assert_eq!(said(served.maintenance().alarm(pb::AlarmRequest::default()).await), refusal);
+    assert_eq!(said(served.maintenance().hash_kv(pb::HashKvRequest::default()).await), refusal);
+    assert_eq!(said(AuthClient::new(served.channel.clone()).auth_status(pb::AuthStatusRequest {}).await), refusal);
+    assert_eq!(said(served.watch().watch(tokio_stream::pending()).await), refusal);
+    let mut health = tonic_health::pb::health_client::HealthClient::new(served.channel.clone());
+    assert_eq!(health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner().status, 1);
 }

@@ -55,6 +55,7 @@ fn config_of(dir: &Path, name: &str, initial_cluster: Vec<InitialMember>, token:
         env: Arc::new(SystemEnv::new()),
         sink: Arc::new(Sink::default()),
         timings: Timings { flush_bytes: 1 << 20, keep_log_bytes: 256 << 10, ..Timings::default() },
+        meter: None,
     }
 }
 
@@ -170,14 +171,14 @@ struct Site {
 impl Site {
     async fn new() -> Self {
         let door = Arc::new(Door::default());
-        let server = serve("127.0.0.1:0".parse().unwrap(), None, door.clone()).await.unwrap();
+        let server = serve("127.0.0.1:0".parse().unwrap(), None, door.clone(), None).await.unwrap();
         let addr = server.addr;
         Self { dir: tempfile::tempdir().unwrap(), door, server: Some(server), addr, node: None }
     }
 
     async fn start(&mut self, n: usize, cluster: &[InitialMember]) {
         if self.server.is_none() {
-            self.server = Some(serve(self.addr, None, self.door.clone()).await.unwrap());
+            self.server = Some(serve(self.addr, None, self.door.clone(), None).await.unwrap());
         }
         let config = config_of(self.dir.path(), &format!("m{n}"), cluster.to_vec(), "wire", Arc::new(TonicPeerNet::new(None)));
         let node = RaftNode::start(config).await.unwrap();

@@ -305,6 +305,7 @@ impl World {
             env: self.env.clone(),
             sink: Arc::new(Sink::default()),
             timings: self.timings.clone(),
+            meter: None,
         }
     }
 
