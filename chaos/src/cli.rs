@@ -3,7 +3,6 @@
 use clap::{Args, Subcommand};
 
 use crate::Tools;
-use crate::check::{CHECKS, Judge};
 use crate::fault::table::{self, FAULTS, In};
 use crate::plan::{Plan, builtin};
 use crate::real::args::{BenchArgs, RealArgs};
@@ -27,7 +26,13 @@ pub enum World {
     Real(Box<RealArgs>),
     /// One fault again and again: the table of what it costs
     Bench(BenchArgs),
-    /// List faults, plans and checks
+    /// Judge a recorded run again
+    ///
+    /// Exit code 0: nothing was violated. 1: something was.
+    Check(crate::check::cli::CheckArgs),
+    /// Make the report of a recorded run again: a page, JSON, JUnit
+    Report(crate::check::cli::ReportArgs),
+    /// List faults, plans, checks and planted bugs
     List,
     /// Everything that is known of a fault: how it is done, how it heals, what proves it, what it needs
     Explain {
@@ -93,6 +98,10 @@ async fn dispatch(args: &ChaosArgs, tools: &Tools) -> anyhow::Result<Verdict> {
     match &args.world {
         World::Real(real) => return crate::real::run(real, tools).await,
         World::Bench(bench) => return crate::real::bench::run(bench, tools).await,
+        World::Check(args) => return Ok(if crate::check::cli::check(args)? { Verdict::Pass } else { Verdict::Violation }),
+        World::Report(args) => {
+            crate::check::cli::report(args)?;
+        }
         World::List => list(),
         World::Explain { fault } => explain(fault)?,
         World::Schema => println!("{}", serde_json::to_string_pretty(&Plan::schema())?),
@@ -122,11 +131,7 @@ fn list() {
     for name in builtin::names().into_iter().filter(|name| table::row(name).is_none()) {
         println!("  {name:<16} {}", builtin::about(name).unwrap_or_default());
     }
-    println!("checks");
-    for check in CHECKS {
-        let yet = if let Judge::NotYet(why) = check.judge { format!(" (not yet: {why})") } else { String::new() };
-        println!("  {:<18} {}{yet}", check.name, check.predicate);
-    }
+    crate::check::cli::list();
 }
 
 fn explain(fault: &str) -> anyhow::Result<()> {

@@ -7,14 +7,16 @@
 //! |---|---|
 //! | [`cli`] | the command line of `kontiki chaos` |
 //! | [`history`] | what clients saw, operation by operation |
-//! | [`check`] | linearizability by certificate, lost writes |
+//! | [`check`] | what must hold: of the store, and of the control plane |
 //! | [`load`] | clients that record |
 //! | [`real`] | the real binary as processes, and faults on them |
 //! | [`plan`] | what runs, what breaks when and where, and what must hold: from a file, a table or a seed |
 //! | [`fault`] | the vocabulary of faults, and the table of what is known of each |
 //! | [`measure`] | what each fault cost |
+//! | [`mutants`] | planted bugs, and the score of the harness that must find them |
+//! | [`report`] | what a run is told as: a page, JSON, JUnit |
 //!
-//! The same plan runs in both worlds; the score of planted bugs does not exist yet.
+//! The same plan runs in both worlds.
 
 pub mod check;
 pub mod cli;
@@ -22,8 +24,10 @@ pub mod fault;
 pub mod history;
 pub mod load;
 pub mod measure;
+pub mod mutants;
 pub mod plan;
 pub mod real;
+pub mod report;
 
 use std::path::{Path, PathBuf};
 

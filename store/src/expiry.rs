@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use kontiki_base::env::Mono;
 use kontiki_base::ids::{LeaseId, Term};
+use kontiki_base::mutant;
 use kontiki_mvcc::lease::Lease;
 use tokio::sync::Notify;
 
@@ -94,7 +95,8 @@ impl LeaseClock {
             let gone = primary.reading.take().unwrap_or_default();
             for lease in leases.iter().filter(|lease| !gone.contains(&lease.id)) {
                 if !primary.leases.contains_key(&lease.id) {
-                    primary.set(lease.id, lease.ttl, now.plus(seconds(lease.ttl) + extra));
+                    let left = mutant!("M59", seconds(lease.ttl) + extra, seconds(lease.ttl) / 4);
+                    primary.set(lease.id, lease.ttl, now.plus(left));
                 }
             }
         }
@@ -120,7 +122,7 @@ impl LeaseClock {
             None => Renewal::Missing,
             Some(entry) if entry.expiry <= now => Renewal::Expired,
             Some(entry) => {
-                primary.set(id, entry.ttl, now.plus(seconds(entry.ttl)));
+                mutant!("M60", primary.set(id, entry.ttl, now.plus(seconds(entry.ttl))), ());
                 Renewal::Renewed(entry.ttl)
             }
         }
@@ -184,6 +186,7 @@ impl Primary {
     }
 
     fn revoked(&mut self, id: LeaseId) {
+        mutant!("M62", return);
         if let Some(old) = self.leases.remove(&id) {
             self.order.remove(&(old.look, id));
         }

@@ -10,6 +10,7 @@ use kontiki_base::BoxFuture;
 use kontiki_base::env::{Env, Task};
 use kontiki_base::ids::{LeaseId, Term};
 use kontiki_base::kv::KvError;
+use kontiki_base::mutant;
 use kontiki_mvcc::lease as state;
 use kontiki_mvcc::{Command, Reply};
 use kontiki_proto::etcd::etcdserverpb as pb;
@@ -92,7 +93,7 @@ impl Leases {
     /// # Errors
     /// [`KvError::LeaseExists`], [`KvError::LeaseTtlTooLarge`], what proposing says.
     pub async fn grant(&self, id: LeaseId, ttl: i64) -> Result<(LeaseId, i64), KvError> {
-        let ttl = ttl.max(self.min_ttl());
+        let ttl = mutant!("M67", ttl.max(self.min_ttl()), ttl.min(self.min_ttl()));
         loop {
             let chosen = if id == LeaseId::ZERO { self.random_id() } else { id };
             match self.proposer.propose(Command::LeaseGrant { id: chosen, ttl }, 0).await {
@@ -244,7 +245,7 @@ impl Leases {
     /// The leader's side of [`Leases::keep_alive`].
     async fn renew(&self, id: LeaseId) -> Result<i64, KvError> {
         // Somebody else may lead by now, and may have let the lease run out.
-        self.reader.barrier().await?;
+        mutant!("M24", self.reader.barrier().await?, ());
         let deadline = self.env.now_mono().plus(self.timeout);
         loop {
             let changed = self.clock.changed();

@@ -10,6 +10,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use kontiki_base::env::{Env, Task};
 use kontiki_base::kv::{KvError, Op, PutReq, Txn};
+use kontiki_base::mutant;
 use kontiki_base::{BoxFuture, limits};
 use kontiki_mvcc::{Command, Outcome, Reply, validate};
 use kontiki_proto::trace::{self, TraceContext, names};
@@ -160,6 +161,7 @@ fn decide(consensus: &Arc<dyn Consensus>, batch: Vec<Pending>) -> BoxFuture<'sta
         // A client that has gone away does not want its answer: that is what a failed send means here.
         match decided.await {
             Ok(outcomes) if outcomes.len() == answers.len() => {
+                let outcomes = mutant!("M58", outcomes, outcomes.into_iter().rev().collect::<Vec<_>>());
                 answers.into_iter().zip(outcomes).for_each(|((answer, _), outcome)| drop(answer.send(Ok(outcome))));
             }
             Ok(outcomes) => {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kontiki_base::kv::{Consistency, KvError, RangeReq, RangeRes};
 use kontiki_base::limits;
+use kontiki_base::mutant;
 use kontiki_mvcc::{ReadError, View};
 use kontiki_proto::trace::names;
 use tokio::sync::Semaphore;
@@ -124,7 +125,7 @@ impl Reader {
         if req.range.start.is_empty() {
             return Err(KvError::EmptyKey);
         }
-        if req.consistency == Consistency::Linearizable {
+        if mutant!("M53", req.consistency == Consistency::Linearizable, false) {
             self.barrier().await?;
         }
         self.range_here(req).await

@@ -82,7 +82,7 @@ pub(super) fn is_linearizable(op: &Op) -> bool {
 }
 
 /// Whether an answer says that something was changed.
-pub(super) fn is_write(answer: &Answer) -> bool {
+pub(crate) fn is_write(answer: &Answer) -> bool {
     explain::claims_to_write(answer)
 }
 

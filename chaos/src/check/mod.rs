@@ -7,6 +7,7 @@
 //! that tests the certificate).
 
 pub mod backwards;
+pub mod cli;
 pub mod durable;
 pub mod hashes;
 pub mod kube;

@@ -147,11 +147,14 @@ pub async fn execute(plan: &Plan, tools: &Tools, out: Option<&Path>, keep: bool)
     };
     let rows = measure::rows(&outcome.history);
     let mut findings = Findings::default();
+    let told = outcome.outcomes.clone();
     findings.take(plan, outcome.outcomes);
     findings.judge(plan, &outcome.history, &rows, outcome.elections, outcome.converged);
     if let Some(out) = out {
         write(out, "plan.yaml", plan.to_yaml().as_bytes())?;
         write(out, "measurements.json", &serde_json::to_vec_pretty(&rows)?)?;
+        crate::report::files::write(out, &outcome.history, &told)
+            .with_context(|| format!("cannot write the report into {}", out.display()))?;
     }
     Ok(Outcome { history: outcome.history, rows, findings })
 }

@@ -10,6 +10,7 @@
 //! | [`code`] | the outcome table: gRPC code, HTTP status, Kubernetes reason, when to retry |
 //! | [`limits`] | every bound and what happens at it |
 //! | [`invariant`] | invariants by name, and [`check!`] |
+//! | [`mutant`] | planted bugs, in builds that measure the chaos harness |
 //! | [`kv`] | the seam between API server and store: requests, replies, [`kv::Kv`] |
 //! | [`env`] | the seam to time, tasks and randomness |
 //! | [`net`] | the seam to the other members |
@@ -22,6 +23,7 @@ pub mod invariant;
 pub mod key;
 pub mod kv;
 pub mod limits;
+pub mod mutant;
 pub mod net;
 pub mod object;
 pub mod trace;

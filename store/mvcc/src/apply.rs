@@ -9,6 +9,7 @@
 
 use kontiki_base::ids::LogPos;
 use kontiki_base::kv::KvError;
+use kontiki_base::mutant;
 
 use crate::alarm;
 use crate::command::{Command, Outcome, Reply};
@@ -42,7 +43,7 @@ fn run(writer: &mut Writer<'_>, at: LogPos, cmd: &Command) -> Result<Reply, Read
         Command::Txn { fence: Some(given), .. } if *given != at.term => {
             return Err(KvError::Fenced { given: *given, current: at.term }.into());
         }
-        Command::LeaseExpire { term, .. } if *term != at.term => {
+        Command::LeaseExpire { term, .. } if mutant!("M23", *term != at.term, false) => {
             return Err(KvError::Fenced { given: *term, current: at.term }.into());
         }
         _ => validate::well_formed(cmd)?,

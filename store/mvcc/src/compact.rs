@@ -15,6 +15,7 @@ use std::ops::Bound;
 
 use bytes::{BufMut, Bytes};
 use kontiki_base::ids::Revision;
+use kontiki_base::mutant;
 
 use crate::keys::{self, SYS_SWEEP, Stamp, Version};
 use crate::state;
@@ -92,7 +93,8 @@ fn remove(view: &dyn View, key: &[u8], compact: Revision, max: usize, out: &mut 
         let (kv_key, bytes) = record?;
         let (_, stamp) = keys::split_version_key(&kv_key)?;
         let superseded = versions.peek().is_some();
-        if stamp.main == compact || !superseded && !Version::is_tombstone(&bytes) {
+        let at_compact = stamp.main == compact;
+        if mutant!("M14", at_compact, at_compact && !Version::is_tombstone(&bytes)) || !superseded && !Version::is_tombstone(&bytes) {
             break;
         }
         doomed.push((kv_key, stamp));

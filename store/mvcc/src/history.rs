@@ -6,6 +6,7 @@ use bytes::Bytes;
 use kontiki_base::ids::Revision;
 use kontiki_base::key::KeyRange;
 use kontiki_base::kv::{Event, EventKind, KeyValue, KvError};
+use kontiki_base::mutant;
 
 use crate::keys::{self, Stamp, Version};
 use crate::state::{self, ReadError};
@@ -24,7 +25,7 @@ const LOOKED_AT_MORE: usize = 1_024;
 /// [`KvError::Compacted`] if `from` lies before the compact revision. A revision that is not there yet is no error.
 pub fn history(view: &dyn View, range: &KeyRange, from: Revision, max_events: usize) -> Result<(Vec<Event>, Revision), ReadError> {
     let now = state::current(view)?;
-    if from < now.compact {
+    if mutant!("M50", from < now.compact, false) {
         return Err(KvError::Compacted { compact: now.compact }.into());
     }
     if from > now.revision {
@@ -91,6 +92,6 @@ fn event(view: &dyn View, key: Bytes, stamp: Stamp, deleted: bool) -> Result<Eve
 /// A key as it was just before a revision: the `prev` of an event of that revision. `None` if there was no such key, or if that lies
 /// before the compact revision, whether or not the record is still there.
 pub fn previous(view: &dyn View, key: &[u8], before: Revision) -> Result<Option<KeyValue>, ViewError> {
-    let at = Revision(before.get().saturating_sub(1));
+    let at = Revision(mutant!("M47", before.get().saturating_sub(1), before.get()));
     if at < state::compact_revision(view)? { Ok(None) } else { state::version_at(view, key, at) }
 }

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use kontiki_base::ids::LeaseId;
 use kontiki_base::kv::KvError;
+use kontiki_base::mutant;
 
 use crate::keys;
 use crate::state::{self, ReadError};
@@ -73,6 +74,7 @@ pub(crate) fn revoke(writer: &mut Writer<'_>, id: LeaseId) -> Result<(), ReadErr
         };
         doomed.push((key, meta));
     }
+    mutant!("M61", drop(doomed.pop()));
     for (key, meta) in doomed {
         writer.delete_key(key, &meta);
     }

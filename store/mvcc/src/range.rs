@@ -9,6 +9,7 @@ use bytes::Bytes;
 use kontiki_base::ids::Revision;
 use kontiki_base::key::KeyRange;
 use kontiki_base::kv::{KeyValue, KvError, RangeReq, RangeRes, SortOrder, SortTarget};
+use kontiki_base::mutant;
 
 use crate::keys::{self, Meta, Stamp, Version};
 use crate::state::{self, ReadError, Revisions};
@@ -31,7 +32,7 @@ pub(crate) fn range_from(view: &dyn View, req: &RangeReq, now: Revisions) -> Res
         return Err(KvError::EmptyKey.into());
     }
     let at = now.resolve(req.at)?;
-    let at_latest = at == now.revision;
+    let at_latest = mutant!("M65", at == now.revision, true);
     let mut res = RangeRes { revision: now.revision, ..RangeRes::default() };
     if req.range.is_empty() {
         return Ok(res);
@@ -45,7 +46,8 @@ pub(crate) fn range_from(view: &dyn View, req: &RangeReq, now: Revisions) -> Res
         Source::Meta => collect_latest(view, &req.range, plan.keep, plan.reverse, plan.keys_only)?,
         Source::Versions => collect_at(view, &req.range, at, plan.keep, plan.reverse)?,
     };
-    res.count = i64::try_from(count).unwrap_or(i64::MAX);
+    let counted = mutant!("M64", count, if req.limit > 0 { count.min(req.limit) } else { count });
+    res.count = i64::try_from(counted).unwrap_or(i64::MAX);
     let mut total = count;
     if plan.whole {
         kvs.retain(|kv| passes(req, kv));

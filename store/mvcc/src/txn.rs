@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use kontiki_base::ids::{LeaseId, Revision};
 use kontiki_base::kv::{Compare, CompareOp, CompareTarget, KeyValue, KvError, Op, OpRes, PutReq, RangeReq, Txn, TxnRes};
+use kontiki_base::mutant;
 
 use crate::keys::Meta;
 use crate::lease;
@@ -32,12 +33,12 @@ pub(crate) fn run(writer: &mut Writer<'_>, txn: &Txn) -> Result<TxnRes, ReadErro
     let responses = match steps(writer, &path) {
         Ok(responses) => responses,
         Err(ReadError::Kv(error)) => {
-            writer.roll_back();
+            mutant!("M21", writer.roll_back(), ());
             return Err(error.into());
         }
         Err(error) => return Err(error),
     };
-    Ok(TxnRes { revision: writer.now().revision, succeeded: path.succeeded, responses })
+    Ok(TxnRes { revision: mutant!("M66", writer.now(), writer.begin()).revision, succeeded: path.succeeded, responses })
 }
 
 /// Answers a transaction that [only reads](validate::is_read_only), without the log.
@@ -102,7 +103,7 @@ fn holds_for(view: &dyn View, compare: &Compare, key: Bytes, meta: &Meta) -> Res
 
 /// A key that does not exist has zeros, but no value: no comparison with its value holds.
 fn holds_for_nothing(compare: &Compare) -> bool {
-    !matches!(compare.target, CompareTarget::Value(_)) && satisfies(compare, &KeyValue::default())
+    mutant!("M46", !matches!(compare.target, CompareTarget::Value(_)), true) && satisfies(compare, &KeyValue::default())
 }
 
 fn satisfies(compare: &Compare, kv: &KeyValue) -> bool {
@@ -145,7 +146,7 @@ fn check_range(begin: Revisions, req: &RangeReq) -> Result<(), KvError> {
         Ok(())
     } else if req.at > begin.revision {
         Err(KvError::FutureRevision)
-    } else if req.at < begin.compact {
+    } else if mutant!("M21", req.at < begin.compact, false) {
         Err(KvError::Compacted { compact: begin.compact })
     } else {
         Ok(())

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use kontiki_base::ids::{LeaseId, Revision};
 use kontiki_base::kv::{Event, EventKind, KeyValue};
+use kontiki_base::mutant;
 
 use crate::keys::{self, Meta, REVISION_LEN, SYS_REVISION, Stamp};
 use crate::state::Revisions;
@@ -91,7 +92,7 @@ impl<'a> Writer<'a> {
         };
         let old_lease = before.map_or(LeaseId::ZERO, |before| before.lease);
         if old_lease != lease {
-            self.detach(old_lease, key);
+            mutant!("M63", self.detach(old_lease, key), ());
             if lease != LeaseId::ZERO {
                 self.set(Space::Lease, keys::attach_key(lease, key).into(), Bytes::new());
             }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
 use kontiki_base::ids::{LogIndex, LogPos};
+use kontiki_base::mutant;
 use kontiki_proto::trace::{self, names};
 
 use super::record::{self, FRAME, Header, LogEntry, RECORDS_AT, Record, Vote};
@@ -178,7 +179,7 @@ impl Writer {
                     continue;
                 }
                 What::Vote(vote) => Record::Vote(*vote),
-                What::Truncate(after) => Record::Truncate(*after),
+                What::Truncate(after) => mutant!("M56", Record::Truncate(*after), continue),
                 What::Purge(upto) => Record::Purge(*upto),
                 What::Written | What::Close => continue,
             };
@@ -259,7 +260,8 @@ impl Writer {
         let io = |what, number| move |source| LogError::Io { what, file: segment_name(number), source };
         let number = self.active.number;
         self.active.file.write_at(self.active.offset, &self.buffer).map_err(io("write", number))?;
-        self.active.file.sync().map_err(io("sync", number))?;
+        let synced = mutant!("M01", self.active.file.sync(), Ok(()));
+        mutant!("M28", synced.map_err(io("sync", number))?, drop(synced));
         self.epoch += 1;
         self.hinted = committed;
         self.active.offset += self.buffer.len() as u64;
@@ -332,7 +334,7 @@ impl Writer {
     }
 
     fn next_seed(&mut self) -> u32 {
-        next_seed(&mut self.random)
+        mutant!("M55", next_seed(&mut self.random), 7)
     }
 }
 

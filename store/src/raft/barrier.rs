@@ -6,6 +6,7 @@ use kontiki_base::BoxFuture;
 use kontiki_base::env::Task;
 use kontiki_base::kv::KvError;
 use kontiki_base::limits;
+use kontiki_base::mutant;
 use tokio::sync::{mpsc, oneshot};
 
 use super::node::Inner;
@@ -54,7 +55,7 @@ async fn serve(inner: Arc<Inner>, mut waiting: mpsc::Receiver<Waiter>) {
                 // The next round need not wait until this one's entries are applied.
                 let here = inner.clone();
                 let finish = async move {
-                    let reached = here.wait_applied(index, deadline).await;
+                    let reached = mutant!("M52", here.wait_applied(index, deadline).await, Ok(()));
                     answer(waiters, &reached);
                 };
                 if inner.applied.borrow().index >= index {

@@ -16,6 +16,7 @@ use kontiki_base::env::Env;
 use kontiki_base::ids::{LogIndex, LogPos};
 use kontiki_base::kv::Event;
 use kontiki_base::limits;
+use kontiki_base::mutant;
 use kontiki_mvcc::{Alarm, Batch, Command, Outcome, Overlay, Reply, View};
 use kontiki_proto::trace::{self, names};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -118,7 +119,8 @@ impl Applier {
         }
         let now = kontiki_mvcc::current(&Overlay { base: &*view, batch: &chunk.batch }).map_err(io::Error::other)?;
         drop(view);
-        self.engine.commit(chunk.batch, self.mark(last)).map_err(io::Error::other)?;
+        let mark = mutant!("M11", self.mark(last), self.mark(self.engine.applied().pos));
+        self.engine.commit(chunk.batch, mark).map_err(io::Error::other)?;
         let batch =
             AppliedBatch { index: last.index, revision: now.revision, compact: now.compact, events: chunk.events, leases: chunk.leases };
         self.sink.applied(batch);
@@ -174,9 +176,9 @@ impl Applier {
     }
 
     fn replaced(&mut self, mark: &AppliedMark) -> io::Result<()> {
-        self.membership = membership_of(mark)?;
+        self.membership = mutant!("M07", membership_of(mark)?, self.membership.clone());
         let now = kontiki_mvcc::current(&*self.engine.snapshot()).map_err(io::Error::other)?;
-        self.sink.replaced(now.revision, now.compact);
+        mutant!("M57", self.sink.replaced(now.revision, now.compact), ());
         self.tell_alarms()?;
         self.applied.send_replace(mark.pos);
         self.pending.jumped(mark.pos);

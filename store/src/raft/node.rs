@@ -8,6 +8,7 @@ use kontiki_base::BoxFuture;
 use kontiki_base::env::{Env, Mono, Task};
 use kontiki_base::ids::{LogIndex, LogPos, MemberId, Term};
 use kontiki_base::kv::KvError;
+use kontiki_base::mutant;
 use kontiki_base::net::{PeerHandler, PeerNet, PeerRpc};
 use kontiki_mvcc::{Alarm, Command, Outcome};
 use kontiki_proto::trace::TraceContext;
@@ -300,7 +301,7 @@ impl Inner {
                 Some(Step::Ended(Ok(Ok(outcomes)))) => return Ok(outcomes),
                 // It is certain that it was not carried out: it may be tried again.
                 Some(Step::Again | Step::Ended(Ok(Err(Ended::NeverApplied)))) => {}
-                Some(Step::Ended(Ok(Err(Ended::Unknown)))) => return Err(KvError::LeaderChanged),
+                Some(Step::Ended(Ok(Err(Ended::Unknown)))) => mutant!("M20", return Err(KvError::LeaderChanged), ()),
                 Some(Step::Ended(Err(_))) => return Err(KvError::Stopped),
                 Some(Step::Failed(error)) => return Err(error),
                 None => return Err(KvError::Timeout),
@@ -316,7 +317,9 @@ impl Inner {
     /// The read index of this member, if it leads: everything that was acknowledged so far is at or before it.
     pub(super) async fn read_index(&self) -> Result<LogIndex, KvError> {
         // No age of an acknowledgement is young enough: a round of heartbeats confirms that nobody else leads.
-        let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(self.timings.election.0);
+        mutant!("M08", return Ok(self.applied.borrow().index));
+        let age = mutant!("M10", Duration::ZERO, Duration::from_secs(3600));
+        let option = LinearizerOption::new(Some(age), true).with_wait_timeout(self.timings.election.0);
         match self.raft.get_read_linearizer(option).await {
             Ok(linearizer) => Ok(LogIndex::new(linearizer.read_log_id().index() + 1)),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_) | LinearizableReadError::QuorumNotEnough(_))) => {

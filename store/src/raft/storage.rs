@@ -7,6 +7,7 @@ use std::ops::{Bound, RangeBounds};
 use futures::stream::{self, Stream};
 use kontiki_base::ids::LogIndex;
 use kontiki_base::limits;
+use kontiki_base::mutant;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::oneshot;
 
@@ -118,8 +119,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let (done, result) = waiter();
-        self.log.vote(types::vote_to_log(vote), done).await;
-        wait(result).await
+        mutant!("M02", self.log.vote(types::vote_to_log(vote), done).await, return Ok(()));
+        mutant!("M03", wait(result).await, Ok(()))
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {

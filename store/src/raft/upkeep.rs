@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kontiki_base::ids::{LogIndex, LogPos, MemberId, Term};
 use kontiki_base::invariant::Inv;
+use kontiki_base::mutant;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver as _;
 
@@ -161,7 +162,9 @@ impl Upkeep {
     /// How far the log may go: it must be flushed, and enough must stay for followers that were away shortly.
     fn purge_to(&mut self, flushed: LogIndex, written: u64, keep: u64) -> Option<LogIndex> {
         let mut upto = None;
-        while let Some((index, _)) = self.samples.pop_front_if(|(index, bytes)| *index <= flushed && written - *bytes >= keep) {
+        while let Some((index, _)) =
+            self.samples.pop_front_if(|(index, bytes)| mutant!("M54", *index <= flushed, true) && written - *bytes >= keep)
+        {
             upto = Some(index);
         }
         let upto = upto.filter(|index| *index > self.purged)?;

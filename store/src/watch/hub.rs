@@ -10,6 +10,7 @@ use kontiki_base::ids::Revision;
 use kontiki_base::key::KeyRange;
 use kontiki_base::kv::{Event, KeyValue, KvError};
 use kontiki_base::limits;
+use kontiki_base::mutant;
 use kontiki_mvcc::View;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -315,7 +316,7 @@ impl Hub {
             let delivery = Delivery { feed: Arc::clone(feed), hits, prevs: Arc::clone(&prevs) };
             if entry.tx.try_send(delivery).is_err() {
                 self.metrics.overflows.inc();
-                index.throw_out(stream, seen);
+                index.throw_out(stream, mutant!("M17", seen, feed.revision));
             }
         }
     }
@@ -327,7 +328,7 @@ impl Hub {
             return Attach::Closed;
         }
         let past = lock(&self.past);
-        if next < past.tip.compact {
+        if mutant!("M50", next < past.tip.compact, false) {
             return Attach::Compacted(past.tip.compact);
         }
         if link.place.is_some() && !index.streams.contains_key(&link.id) {
@@ -342,7 +343,7 @@ impl Hub {
             feeds = found;
         }
         drop(past);
-        let from = next.max(index.dispatched.next());
+        let from = mutant!("M18", next.max(index.dispatched.next()), index.dispatched.next());
         let queue = self.queue;
         index.insert(link, queue, &spec.range, Sub { stream: link.id, watch, from, prev_kv: spec.prev_kv });
         Attach::Live(feeds)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kontiki_base::ids::Revision;
 use kontiki_base::kv::{Event, KeyValue};
+use kontiki_base::mutant;
 
 /// The events of one applied batch. Holds whole revisions.
 #[derive(Debug)]
@@ -108,7 +109,7 @@ impl Ring {
         if next <= self.floor {
             return None;
         }
-        let start = self.feeds.partition_point(|feed| feed.revision < next);
+        let start = self.feeds.partition_point(|feed| mutant!("M49", feed.revision < next, feed.revision <= next));
         let mut taken = 0;
         let wanted = self.feeds.iter().skip(start).take_while(|feed| feed.seq < before_seq).take_while(|feed| {
             let go_on = taken < revisions;

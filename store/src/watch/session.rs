@@ -9,6 +9,7 @@ use kontiki_base::ids::Revision;
 use kontiki_base::invariant::Inv;
 use kontiki_base::key::KeyRange;
 use kontiki_base::kv::{Event, EventKind, KvError};
+use kontiki_base::mutant;
 use kontiki_base::{BoxFuture, WatchId, check, limits};
 use tokio::sync::watch;
 
@@ -184,7 +185,8 @@ impl Session {
             return;
         }
         let id = spec.id.unwrap_or_else(|| self.free_id());
-        let next = if spec.from == Revision::ZERO { tip.revision.next() } else { spec.from };
+        let now = mutant!("M48", tip.revision.next(), tip.revision.next().next());
+        let next = if spec.from == Revision::ZERO { now } else { spec.from };
         self.out.push_back(Out::Created { id, revision: tip.revision });
         self.watchers.insert(id, Watcher { spec, cursor: Cursor::CatchUp { next }, quiet: true });
         self.metrics.watchers.inc();
@@ -273,7 +275,11 @@ impl Session {
             Queued::Delivery(delivery) => self.deliver(&delivery)?,
             Queued::Overflowed(seen) => {
                 for watcher in self.watchers.values_mut() {
-                    watcher.cursor = watcher.cursor.step(Input::Overflowed(seen));
+                    watcher.cursor = mutant!(
+                        "M16",
+                        watcher.cursor.step(Input::Overflowed(seen)),
+                        Cursor::CatchUp { next: watcher.spec.from.max(Revision::new(1)) }
+                    );
                 }
             }
         }
@@ -309,6 +315,13 @@ impl Session {
         }
         watcher.quiet = false;
         let (prev_kv, fragment) = (watcher.spec.prev_kv, watcher.spec.fragment);
+        let events: Arc<[Event]> = mutant!("M19", events, {
+            let (last, before) = events.split_last().expect("it is not empty");
+            if !before.is_empty() {
+                self.out.push_back(Out::Events { id, revision, events: before.into(), prev_kv, fragment });
+            }
+            Arc::from([last.clone()])
+        });
         self.out.push_back(Out::Events { id, revision, events, prev_kv, fragment });
         if self.watchers.len() == 1 {
             self.told = self.told.max(revision);
@@ -381,6 +394,11 @@ impl Session {
             return Ok(false);
         }
         let dispatched = *self.dispatched.borrow_and_update();
+        mutant!("M15", {
+            self.progress_wanted = false;
+            self.out.push_back(Out::ProgressAll { revision: self.hub.tip().revision });
+            return Ok(true);
+        });
         if dispatched < self.hub.tip().revision {
             return Ok(false); // In a moment: the dispatcher is about to bring the rest, and `wait` listens for that.
         }
@@ -479,7 +497,7 @@ impl Watcher {
             EventKind::Put => !self.spec.no_put,
             EventKind::Delete => !self.spec.no_delete,
         };
-        if events.iter().all(|event| wanted(event.kind)) {
+        if mutant!("M51", events.iter().all(|event| wanted(event.kind)), true) {
             return events;
         }
         events.iter().filter(|event| wanted(event.kind)).cloned().collect()
