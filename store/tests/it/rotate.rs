@@ -144,9 +144,19 @@ async fn members_go_over_to_a_new_authority() {
         (own.parse::<SocketAddr>().unwrap(), members.into_iter().map(|m| (m.name, m.peer_urls)).collect::<Vec<_>>())
     };
     gone.shutdown().await;
-    let mut config = StoreConfig::single("m2", dir.path().join("m2"), Arc::new(SystemEnv::new()));
-    (config.listen_peer, config.initial_cluster, config.peer_tls) = (peer, cluster, Some(files.peer_tls()));
-    let back = Store::start(config).await.unwrap();
+    // In one process, the others' streams may hold the files a moment longer than a process would.
+    let starting = async {
+        loop {
+            let mut config = StoreConfig::single("m2", dir.path().join("m2"), Arc::new(SystemEnv::new()));
+            (config.listen_peer, config.initial_cluster, config.peer_tls) = (peer, cluster.clone(), Some(files.peer_tls()));
+            match Store::start(config).await {
+                Ok(store) => return store,
+                Err(error) => assert!(error.to_string().contains("LOCK"), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let back = tokio::time::timeout(Duration::from_secs(60), starting).await.expect("its files are free");
     put(&stores).await;
     let mut status = back.status();
     let knows = status.wait_for(|raft| raft.leader.is_some());
