@@ -52,14 +52,16 @@ pub(crate) enum Command {
     Server(Box<ServerArgs>),
     /// Run one node: starts pods and reports on them
     Agent(Box<AgentArgs>),
-    /// Run the store alone: speaks etcd v3, and takes etcd's flags
-    Store(StoreArgs),
+    /// Run the store alone: speaks etcd v3, and takes etcd's flags; or verify its data directory
+    Store(Box<StoreLine>),
     /// Show and change who belongs to a store's cluster
     Member(crate::member::MemberCommand),
     /// Break a cluster, and prove what held
     Chaos(kontiki_chaos::cli::ChaosArgs),
     /// Images that come with this binary
     Image(ImageArgs),
+    /// Save, inspect, restore and import the store's state
+    Snapshot(Box<crate::snapshot::cli::SnapshotArgs>),
 }
 
 /// What a member without data takes part in.
@@ -220,6 +222,30 @@ pub(crate) struct ServerArgs {
     pub(crate) api_endpoints: Vec<SocketAddr>,
 }
 
+/// `kontiki store`: a member is run unless a command follows.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct StoreLine {
+    /// What else to do
+    #[command(subcommand)]
+    pub(crate) command: Option<StoreCommand>,
+
+    #[command(flatten)]
+    pub(crate) serve: StoreArgs,
+}
+
+/// What can be done with a store beside running it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Look at the data directory of a member that is not running: can it be trusted?
+    ///
+    /// Every record of the log and every block of the state is read and compared with its checksum; then the state is checked against itself
+    /// (each key against its history, leases against their keys) and against the log. Nothing is changed. A batch that a crash cut
+    /// off at the end of the log is fine; anything damaged before it is named with its file and offset, with what to do. Exits with 1
+    /// if something is wrong.
+    Verify(crate::verify::VerifyArgs),
+}
+
 /// `kontiki agent`.
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
@@ -299,6 +325,19 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_store_is_run_or_verified() {
+        let line = |words: &[&str]| match Cli::try_parse_from([&["kontiki", "store"], words].concat()).map(|cli| cli.command) {
+            Ok(Command::Store(line)) => Ok((line.command.is_some(), line.serve.given().map_err(|e| e.to_string())?.get("name").to_owned())),
+            other => Err(format!("{other:?}")),
+        };
+        assert_eq!(line(&["--name", "a", "--data-dir", "d"]), Ok((false, "a".into())));
+        assert!(line(&["verify", "d"]).is_ok_and(|(verified, _)| verified));
+        for bad in [&["verify"][..], &["--name", "a", "verify", "d"]] {
+            assert!(line(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -6,11 +6,13 @@ mod image;
 mod member;
 mod pki;
 mod server;
+mod snapshot;
 mod status;
 mod store;
 mod telemetry;
 mod testbed;
 mod up;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -56,7 +58,7 @@ fn main() -> ExitCode {
 fn identity(command: &Command) -> anyhow::Result<(&'static str, String)> {
     Ok(match command {
         Command::Server(args) => ("kontiki-server", args.member.name.clone()),
-        Command::Store(args) => ("kontiki-store", args.given()?.get("name").to_owned()),
+        Command::Store(args) => ("kontiki-store", args.serve.given()?.get("name").to_owned()),
         Command::Agent(args) => ("kontiki-agent", args.name.clone()),
         _ => ("kontiki", "cli".into()),
     })
@@ -65,7 +67,9 @@ fn identity(command: &Command) -> anyhow::Result<(&'static str, String)> {
 /// What is logged: as --log says, or else as etcd's --log-level does.
 fn log_filter(cli: &Cli) -> anyhow::Result<String> {
     match &cli.command {
-        Command::Store(args) if cli.log == cli::LOG => Ok(cli.log.replacen("info", kontiki_store::flags::apply::level(&args.given()?)?, 1)),
+        Command::Store(args) if cli.log == cli::LOG => {
+            Ok(cli.log.replacen("info", kontiki_store::flags::apply::level(&args.serve.given()?)?, 1))
+        }
         _ => Ok(cli.log.clone()),
     }
 }
@@ -78,10 +82,14 @@ async fn run(command: Command, otlp_endpoint: Option<&str>) -> anyhow::Result<u8
         Command::Status(args) => status::run(&args).await?,
         Command::Server(args) => server::run(*args).await?,
         Command::Agent(args) => agent::run(*args).await?,
-        Command::Store(args) => store::run(&args).await?,
+        Command::Store(line) => match line.command {
+            Some(cli::StoreCommand::Verify(args)) => return Ok(u8::from(!verify::run(&args)?)),
+            None => store::run(&line.serve).await?,
+        },
         Command::Member(args) => member::run(&args).await?,
         Command::Chaos(args) => return Ok(kontiki_chaos::cli::run(&args, &tools()).await),
         Command::Image(args) => image::run(args).await?,
+        Command::Snapshot(args) => snapshot::run(*args).await?,
     }
     Ok(0)
 }

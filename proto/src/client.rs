@@ -146,7 +146,11 @@ fn note(seen: &watch::Sender<KvStatus>, header: Option<&pb::ResponseHeader>) {
     });
 }
 
-fn endpoint(url: &str, tls: Option<&ClientTls>) -> Result<Endpoint, KvError> {
+/// An endpoint (`http(s)://host:port`) with timeouts that notice a dead server.
+///
+/// # Errors
+/// [`KvError::Unavailable`] if the URL or a certificate cannot be read.
+pub fn endpoint(url: &str, tls: Option<&ClientTls>) -> Result<Endpoint, KvError> {
     let bad = |error: tonic::transport::Error| KvError::Unavailable(format!("endpoint {url}: {error}"));
     let mut endpoint = Endpoint::try_from(url.to_owned())
         .map_err(bad)?

@@ -102,7 +102,7 @@ mod tests {
 
     fn parsed(words: &str) -> Vec<(String, String)> {
         let cli::Command::Store(args) = Cli::try_parse_from(line(words)).unwrap().command else { panic!("another command") };
-        args.line
+        args.serve.line
     }
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
     fn an_empty_command_line_is_a_member() {
         let cli::Command::Store(args) = Cli::try_parse_from(["kontiki", "store"]).unwrap().command else { panic!("another command") };
         let env = std::sync::Arc::new(kontiki_proto::env::SystemEnv::new());
-        let given = Given::collect(args.line, [], |_| Err("no".into())).unwrap();
+        let given = Given::collect(args.serve.line, [], |_| Err("no".into())).unwrap();
         assert_eq!(apply(&given, env).map(|a| a.config.name).map_err(|e| e.to_string()), Ok("default".into()));
     }
 }

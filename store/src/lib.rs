@@ -19,6 +19,8 @@
 //! | [`log`] | the Raft log: segments of records that are synced in groups |
 //! | [`engine`] | the state machine's records on disk |
 //! | [`net`] | the members among themselves |
+//! | [`snapshot`] | snapshots as files, in etcd's format |
+//! | [`verify`] | a data directory that nobody runs on, looked at |
 //! | [`metrics`], [`meter`], `process` | what is counted; what measures disks and networks; what the system counts |
 //! | [`error`] | what can go wrong with a member as a whole |
 
@@ -45,7 +47,9 @@ pub mod read;
 pub mod room;
 pub mod server;
 pub mod service;
+pub mod snapshot;
 #[cfg(test)]
 mod testing;
 mod tls;
+pub mod verify;
 pub mod watch;

@@ -25,6 +25,8 @@ limits! {
     READS_QUEUED: usize = 65_536 => "TooManyRequests at once";
     CLIENT_CONNECTIONS: usize = 16_384 => "a client waits to be accepted until another has gone";
     RANGES_AT_ONCE: usize = 64 => "a read of a range waits until another has ended";
+    SNAPSHOTS_AT_ONCE: usize = 4 => "a further Maintenance.Snapshot is refused: ResourceExhausted";
+    SNAPSHOT_PARTS_QUEUED: usize = 16 => "the snapshot is read on when its client has taken a part";
     // store: watches
     WATCH_RING_REVISIONS: usize = 65_536 => "a cursor that is behind the ring reads history from the engine";
     WATCH_RING_BYTES: usize = 64 << 20 => "the oldest batches leave the ring";

@@ -350,6 +350,14 @@ pub fn attach_key(id: LeaseId, key: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The lease of a key in `Lease` that [`attach_key`] made.
+pub fn decode_attach_key(bytes: &[u8]) -> Result<LeaseId, ViewError> {
+    match bytes.split_first() {
+        Some((&ATTACH_TAG, rest)) if rest.len() >= ATTACH_HEAD - 1 => Ok(LeaseId(int(Space::Lease, &rest[..ATTACH_HEAD - 1])? ^ i64::MIN)),
+        _ => Err(bad(Space::Lease, "attachment")),
+    }
+}
+
 /// Bounds of the keys attached to a lease.
 pub fn attach_bounds(id: LeaseId) -> Bounds {
     let to = match ordered(id).checked_add(1) {

@@ -13,6 +13,7 @@
 //! | [`alarm`] | what the cluster has agreed to refuse |
 //! | [`compact`] | removing what nobody can read any more |
 //! | [`hash`] | comparing the states of members |
+//! | [`mod@check`] | whether a state agrees with itself |
 //! | [`span`] | … a part at a time |
 //! | [`view`] | the seam to the disk: what is read, what is written |
 //! | [`keys`] | the bytes on disk |
@@ -20,6 +21,7 @@
 
 pub mod alarm;
 pub mod apply;
+pub mod check;
 pub mod codec;
 pub mod command;
 pub mod compact;

@@ -5,10 +5,14 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | [`bulk`] | RocksDB, filled from nothing with a whole state |
+//! | [`inspect`] | RocksDB, looked at without changing it |
 //! | [`rocks`] | RocksDB without a write-ahead log of its own |
 //! | [`sim`] | a map in memory that loses what was not flushed |
 //! | `suite` | the laws, run on both |
 
+pub mod bulk;
+pub mod inspect;
 pub mod mark;
 pub mod rocks;
 pub mod sim;

@@ -66,7 +66,7 @@ pub struct RocksEngine {
 }
 
 /// One open database. Snapshots keep it alive after it was replaced; then its directory goes with the last of them.
-struct Open {
+pub(super) struct Open {
     db: Option<DB>,
     dir: PathBuf,
     generation: u64,
@@ -75,7 +75,7 @@ struct Open {
 }
 
 impl Open {
-    fn db(&self) -> &DB {
+    pub(super) fn db(&self) -> &DB {
         self.db.as_ref().expect("taken only when dropped")
     }
 
@@ -216,7 +216,7 @@ impl RocksEngine {
 
 impl Engine for RocksEngine {
     fn snapshot(&self) -> BoxView {
-        Box::new(RocksView::new(self.current(), |open| open.db().snapshot()))
+        view_of(self.current())
     }
 
     fn commit(&self, batch: Batch, mark: AppliedMark) -> Result<(), EngineError> {
@@ -334,7 +334,7 @@ impl Engine for RocksEngine {
     }
 }
 
-fn io(path: &Path, what: &'static str, why: &dyn std::fmt::Display) -> EngineError {
+pub(super) fn io(path: &Path, what: &'static str, why: &dyn std::fmt::Display) -> EngineError {
     EngineError::Io { path: path.to_owned(), what, why: why.to_string() }
 }
 
@@ -344,19 +344,13 @@ fn is_full(error: &rocksdb::Error) -> bool {
     text.contains("No space left on device") || text.contains("Disk quota exceeded")
 }
 
-fn generation_dir(base: &Path, generation: u64) -> PathBuf {
+pub(super) fn generation_dir(base: &Path, generation: u64) -> PathBuf {
     base.join(format!("db.{generation}"))
 }
 
 /// The newest generation in `base`; removes the others.
 fn clean(base: &Path) -> Result<u64, EngineError> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(base).map_err(|e| io(base, "list", &e))? {
-        let name = entry.map_err(|e| io(base, "list", &e))?.file_name();
-        if let Some(n) = name.to_str().and_then(|n| n.strip_prefix("db.")).and_then(|n| n.parse::<u64>().ok()) {
-            found.push(n);
-        }
-    }
+    let found = generations(base)?;
     let newest = found.iter().copied().max().unwrap_or(1);
     for old in found.into_iter().filter(|n| *n != newest) {
         let dir = generation_dir(base, old);
@@ -365,7 +359,19 @@ fn clean(base: &Path) -> Result<u64, EngineError> {
     Ok(newest)
 }
 
-fn family(db: &DB, space: Space) -> &rocksdb::ColumnFamily {
+/// The databases in `base`; the newest counts.
+pub(super) fn generations(base: &Path) -> Result<Vec<u64>, EngineError> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(base).map_err(|e| io(base, "list", &e))? {
+        let name = entry.map_err(|e| io(base, "list", &e))?.file_name();
+        if let Some(n) = name.to_str().and_then(|n| n.strip_prefix("db.")).and_then(|n| n.parse::<u64>().ok()) {
+            found.push(n);
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn family(db: &DB, space: Space) -> &rocksdb::ColumnFamily {
     db.cf_handle(space.name()).expect("every space was opened")
 }
 
@@ -374,7 +380,7 @@ fn plain_families() -> Vec<ColumnFamilyDescriptor> {
     all.map(|name| ColumnFamilyDescriptor::new(name, Options::default())).collect()
 }
 
-fn read_mark(db: &DB, dir: &Path) -> Result<AppliedMark, EngineError> {
+pub(super) fn read_mark(db: &DB, dir: &Path) -> Result<AppliedMark, EngineError> {
     let stored = db.get_cf(family(db, Space::Sys), MARK_KEY).map_err(|e| io(dir, "read applied mark", &e))?;
     let Some(stored) = stored else {
         return Ok(AppliedMark::default());
@@ -383,7 +389,21 @@ fn read_mark(db: &DB, dir: &Path) -> Result<AppliedMark, EngineError> {
         .ok_or_else(|| EngineError::Corrupt { path: dir.to_owned(), why: "the applied mark does not parse".into() })
 }
 
-fn open_db(dir: &Path, generation: u64, options: &RocksOptions, create: bool) -> Result<Open, EngineError> {
+/// Opens a database without changing it.
+pub(super) fn open_read_only(dir: &Path) -> Result<Open, EngineError> {
+    let mut options = Options::default();
+    // Every data block is read once: errors name the file and the place.
+    options.set_paranoid_checks(true);
+    let db = DB::open_cf_descriptors_read_only(&options, dir, plain_families(), false).map_err(|e| io(dir, "open", &e))?;
+    Ok(Open { db: Some(db), dir: dir.to_owned(), generation: 0, flushes: Arc::default(), retired: false.into() })
+}
+
+/// The present state of an open database.
+pub(super) fn view_of(open: Arc<Open>) -> BoxView {
+    Box::new(RocksView::new(open, |open| open.db().snapshot()))
+}
+
+pub(super) fn open_db(dir: &Path, generation: u64, options: &RocksOptions, create: bool) -> Result<Open, EngineError> {
     let flushes = Arc::new(Flushes::default());
     let mut db = Options::default();
     db.create_if_missing(create);
@@ -407,7 +427,7 @@ fn open_db(dir: &Path, generation: u64, options: &RocksOptions, create: bool) ->
     Ok(Open { db: Some(opened), dir: dir.to_owned(), generation, flushes, retired: false.into() })
 }
 
-fn family_options(space: Option<Space>, options: &RocksOptions, cache: &Cache) -> Options {
+pub(super) fn family_options(space: Option<Space>, options: &RocksOptions, cache: &Cache) -> Options {
     let mut cf = Options::default();
     let large = matches!(space, Some(Space::Kv | Space::Rev | Space::Meta));
     cf.set_write_buffer_size(if large { options.write_buffer_bytes } else { options.write_buffer_bytes / 8 });

@@ -1,8 +1,5 @@
 //! `etcdserverpb.Maintenance`.
 
-use std::pin::Pin;
-
-use futures::Stream;
 use kontiki_base::ids::{MemberId, Revision};
 use kontiki_base::kv::KvError;
 use kontiki_mvcc::hash::{KvHash, hash_kv};
@@ -114,10 +111,10 @@ impl pb::maintenance_server::Maintenance for Api {
         }))
     }
 
-    type SnapshotStream = Pin<Box<dyn Stream<Item = Result<pb::SnapshotResponse, Status>> + Send>>;
+    type SnapshotStream = super::snapshot::Parts;
 
     async fn snapshot(&self, _req: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(Status::unimplemented("kontiki: snapshots in etcd's file format are not built yet"))
+        Ok(Response::new(self.snapshot_parts().await?))
     }
 
     async fn move_leader(&self, req: Request<pb::MoveLeaderRequest>) -> Result<Response<pb::MoveLeaderResponse>, Status> {

@@ -6,7 +6,7 @@
 //! | `watch` | `etcdserverpb.Watch` |
 //! | `lease` | `etcdserverpb.Lease` |
 //! | `cluster` | `etcdserverpb.Cluster` |
-//! | `maintenance` | `etcdserverpb.Maintenance` |
+//! | `maintenance`, `snapshot` | `etcdserverpb.Maintenance` |
 //! | `auth` | `etcdserverpb.Auth` |
 //! | `lock`, `election` | `v3lockpb.Lock`, `v3electionpb.Election`; `turn` is the queue that both stand in |
 //! | `layer`, `count` | what every call goes through: spans, counts, `hasleader`, what learners do not serve |
@@ -20,6 +20,7 @@ mod layer;
 mod lease;
 mod lock;
 mod maintenance;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod turn;

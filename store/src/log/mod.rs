@@ -3,6 +3,7 @@
 //! The log is the truth: votes and entries are on it before anybody is told. Everything else is a cache of it.
 
 pub mod disk;
+pub mod inspect;
 mod meter;
 mod record;
 mod recover;
@@ -67,7 +68,7 @@ pub enum LogError {
         file: String,
     },
     /// Records that had been synced are damaged: the medium failed. Nothing was changed; the member must be restored from the others.
-    #[error("raft log is corrupt: {file} at byte {offset}: {why}")]
+    #[error("raft log is corrupt: {file} at byte {offset}: {why}. What to do: {}", crate::verify::ADVICE)]
     Corrupt {
         /// In which file.
         file: String,

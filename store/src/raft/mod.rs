@@ -23,6 +23,7 @@
 mod admin;
 mod barrier;
 mod config;
+pub mod found;
 mod handler;
 mod machine;
 mod members;

@@ -65,8 +65,8 @@ struct Opened {
 
 /// Everything of a member but the tasks that run beside consensus.
 pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Peer, Arc<SyncMeter>), StartError> {
-    let members = members(&config)?;
-    let (id, own) = own_row(&config, &members)?;
+    let members = members(&config.initial_cluster, &config.cluster_token)?;
+    let (id, own) = own_row(&config.name, &members)?;
     let cluster = cluster_id(&config.cluster_token);
     let inline = matches!(config.storage, Storage::Parts { inline: true, .. });
     let storage = config.storage;
@@ -138,10 +138,10 @@ pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Pee
     Ok((Arc::new(inner), network, own, meter))
 }
 
-fn members(config: &RaftConfig) -> Result<Vec<(MemberId, Peer)>, StartError> {
+pub(super) fn members(initial_cluster: &[InitialMember], cluster_token: &str) -> Result<Vec<(MemberId, Peer)>, StartError> {
     let mut names = BTreeSet::new();
     let mut urls = BTreeSet::new();
-    for member in &config.initial_cluster {
+    for member in initial_cluster {
         if member.peer_urls.is_empty() {
             return Err(StartError::Config(format!("member {} has no peer URL", member.name)));
         }
@@ -154,14 +154,14 @@ fn members(config: &RaftConfig) -> Result<Vec<(MemberId, Peer)>, StartError> {
     }
     let row = |m: &InitialMember| {
         let peer = Peer { name: m.name.clone(), peer_urls: m.peer_urls.clone(), client_urls: m.client_urls.clone(), started: false };
-        (member_id(&m.peer_urls, &config.cluster_token), peer)
+        (member_id(&m.peer_urls, cluster_token), peer)
     };
-    Ok(config.initial_cluster.iter().map(row).collect())
+    Ok(initial_cluster.iter().map(row).collect())
 }
 
-fn own_row(config: &RaftConfig, members: &[(MemberId, Peer)]) -> Result<(MemberId, Peer), StartError> {
-    let own = members.iter().find(|(_, peer)| peer.name == config.name).cloned();
-    own.ok_or_else(|| StartError::Config(format!("the initial cluster does not list this member, {}", config.name)))
+pub(super) fn own_row(name: &str, members: &[(MemberId, Peer)]) -> Result<(MemberId, Peer), StartError> {
+    let own = members.iter().find(|(_, peer)| peer.name == name).cloned();
+    own.ok_or_else(|| StartError::Config(format!("the initial cluster does not list this member, {name}")))
 }
 
 fn tune(timings: &Timings, name: &str) -> Result<Config, StartError> {
@@ -232,7 +232,7 @@ fn refuse_lost_log(log: &Log, opened: &Opened) -> Result<(), StartError> {
 }
 
 /// What a data directory belongs to, so that it is never used by somebody else.
-fn identity(cluster: u64, id: MemberId) -> String {
+pub(super) fn identity(cluster: u64, id: MemberId) -> String {
     format!("kontiki-store 1\ncluster {cluster:016x}\nmember {:016x}\n", id.get())
 }
 
@@ -256,7 +256,7 @@ fn open_storage(storage: Storage, cluster: u64, id: MemberId) -> Result<Opened, 
     }
 }
 
-fn check_identity(dir: &Path, expected: &str) -> Result<(), StartError> {
+pub(super) fn check_identity(dir: &Path, expected: &str) -> Result<(), StartError> {
     let path = dir.join("identity");
     let io = |e: std::io::Error| StartError::DataDir(format!("{}: {e}", path.display()));
     match std::fs::read_to_string(&path) {

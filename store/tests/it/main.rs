@@ -11,5 +11,7 @@ mod kv_suite;
 mod member;
 mod observed;
 mod rotate;
+mod snapshot;
 mod tls;
 mod upkeep;
+mod verify;

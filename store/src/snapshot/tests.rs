@@ -1,0 +1,1 @@
+//! Whole circles: a state, a file, a directory, a state.
