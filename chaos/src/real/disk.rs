@@ -211,3 +211,40 @@ impl Sentinels {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_loses_power_keeps_what_was_synced() {
+        if !tool::root() || !tool::has("mkfs.ext4") || !tool::has("cc") {
+            return;
+        }
+        let scene = Scene::new(u64::from(std::process::id()).wrapping_mul(0x5bd1)).unwrap();
+        let outcome = Disk::make(&scene, "t", plan::Disk::Ext4).and_then(|disk| {
+            let sentinel = disk.write_sentinel("t")?;
+            disk.shut_down()?;
+            disk.power_on(Unsynced::Drop, &mut Dice::new(1, "t"))?;
+            Ok(sentinel.prove())
+        });
+        scene.remove(false).unwrap();
+        match outcome {
+            Ok(proof) => assert!(proof.is_ok(), "{proof:?}"),
+            // Containers often have no loop devices.
+            Err(e) => assert!(e.to_string().contains("loop"), "{e}"),
+        }
+    }
+
+    #[test]
+    fn a_plain_folder_cannot_lose_power_and_can_be_wiped() {
+        let scene = Scene::new(u64::from(std::process::id()).wrapping_mul(0x1f35)).unwrap();
+        let disk = Disk::make(&scene, "t", plan::Disk::Plain).unwrap();
+        assert!(!disk.can_lose_power() && disk.shut_down().is_err());
+        std::fs::create_dir_all(disk.path().join("a/b")).unwrap();
+        std::fs::write(disk.path().join("f"), b"x").unwrap();
+        disk.wipe().unwrap();
+        assert_eq!(std::fs::read_dir(disk.path()).unwrap().count(), 0);
+        scene.remove(false).unwrap();
+    }
+}

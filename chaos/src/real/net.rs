@@ -264,4 +264,32 @@ mod tests {
         assert_eq!(address("n50"), Ipv4Addr::new(10, 99, 0, 150));
         assert_eq!(address(CLIENTS), CLIENTS_IP);
     }
+
+    #[test]
+    fn a_cut_is_one_way_ends_by_itself_and_leaves_nothing() {
+        if !tool::root() || !tool::has("nft") || !tool::has("ip") {
+            return;
+        }
+        let scene = Scene::new(u64::from(std::process::id()).wrapping_mul(0x9e37)).unwrap();
+        let net = Net::make(&scene, &["s1".to_owned(), "s2".to_owned()]).unwrap();
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        let (there, back) = ([pair("s1", "s2")], [pair("s2", "s1")]);
+        net.cut(&there, Duration::from_millis(500)).unwrap();
+        net.probe("s1", "s2").unwrap();
+        net.probe("s2", "s1").unwrap();
+        assert_eq!((net.dropped(&there).unwrap()[0] > 0, net.dropped(&back).unwrap()[0]), (true, 0));
+        while net.nft_list("set bridge chaos cut").unwrap().contains("10.99.0.11") {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        net.lose("s1", 99, Duration::from_secs(5)).unwrap();
+        while net.counter("lost").unwrap() == 0 {
+            net.probe("s1", "s2").unwrap();
+        }
+        scene.remove(false).unwrap();
+        assert!(!netns_left(&scene) && !scene.dir.exists());
+    }
+
+    fn netns_left(scene: &Scene) -> bool {
+        ["sw", "s1", "s2", CLIENTS].iter().any(|name| scene.netns_file(name).exists())
+    }
 }

@@ -21,8 +21,8 @@ const BACK: Duration = Duration::from_secs(60);
 /// A server that is started on a damaged disk shows within this whether it serves.
 const SHOWS: Duration = Duration::from_secs(10);
 
-/// Changes of membership are tried again so often: a leader may just have changed.
-const TRIES: u32 = 20;
+/// Changes of membership are tried again so often, twice a second: a leader may just have changed, a new member must first be as far as it.
+const TRIES: u32 = 120;
 
 impl Stage {
     /// Asks a living member that is not the victim.
@@ -108,17 +108,14 @@ impl Stage {
         Ok(id)
     }
 
+    /// The newest segment of a server's log that holds something: segments are made ahead, full of zeros, under other names.
     fn newest_segment(&self, server: usize) -> Result<PathBuf, Miss> {
         let dir = self.world.servers[server].disk.path().join("data/store/log");
-        let mut files: Vec<(std::time::SystemTime, PathBuf)> = Vec::new();
-        for entry in tool::at(&dir, std::fs::read_dir(&dir))?.flatten() {
-            let meta = entry.metadata()?;
-            if meta.is_file() && meta.len() > 0 {
-                files.push((meta.modified()?, entry.path()));
-            }
-        }
+        let entries = tool::at(&dir, std::fs::read_dir(&dir))?.flatten().map(|e| e.path());
+        let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "seg")).collect();
         files.sort();
-        files.pop().map(|(_, path)| path).ok_or_else(|| Miss::Skipped("there is no log segment".into()))
+        let used = |path: &PathBuf| std::fs::read(path).is_ok_and(|bytes| bytes.iter().any(|b| *b != 0));
+        files.into_iter().rev().find(used).ok_or_else(|| Miss::Skipped("there is no log segment".into()))
     }
 
     /// Flips a bit of the log while its server is down. A server that notices and refuses is replaced, as an operator would do.

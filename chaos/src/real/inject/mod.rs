@@ -205,10 +205,14 @@ impl Stage {
         true
     }
 
-    /// Servers count as impaired until they serve again.
+    /// Servers count as impaired until they serve again. One that does not come back counts to the end: no other may be broken then.
     async fn give_room(&self, taken: &[usize]) {
         for server in taken {
-            views::serves(self.run.env.as_ref(), &self.run, &self.views, *server, RECOVERY).await;
+            if !views::serves(self.run.env.as_ref(), &self.run, &self.views, *server, RECOVERY).await {
+                let name = &self.world.servers[*server].name;
+                super::progress::say(&format!("{name} does not serve {} s after its fault", RECOVERY.as_secs()));
+                continue;
+            }
             self.impaired.lock().expect("no holder of this lock panics").remove(server);
         }
     }
