@@ -79,9 +79,9 @@ pub async fn run(args: &RealArgs, tools: &Tools) -> Result<Verdict> {
     Ok(outcome.findings.verdict())
 }
 
-/// Removes what dead runs left, and says so.
+/// Removes what dead runs left, and says so. A quiet one, before each run, leaves the folders that were to be kept.
 pub async fn collect_garbage(quiet: bool) -> Result<bool> {
-    let removed = tokio::task::spawn_blocking(scene::collect_garbage).await.context("cleaning up panicked")?;
+    let removed = tokio::task::spawn_blocking(move || scene::collect_garbage(!quiet)).await.context("cleaning up panicked")?;
     let mut clean = true;
     for (id, outcome) in &removed {
         match outcome {

@@ -19,6 +19,9 @@ pub(crate) const VARIABLE: &str = "KONTIKI_CHAOS_RUN";
 /// Begins the names of network namespaces.
 const PREFIX: &str = "kc";
 
+/// In a folder that its owner asked to keep.
+const KEPT: &str = "kept";
+
 const NETNS_DIR: &str = "/run/netns";
 
 /// The place of one run on this machine.
@@ -120,10 +123,10 @@ impl Scene {
         for (device, _) in self.loops() {
             let _ = tool::run(&["losetup", "-d", &device]);
         }
-        for name in netns_names().into_iter().filter(|name| name.starts_with(&self.netns(""))) {
-            if let Err(e) = tool::run(&["ip", "netns", "del", &name]) {
-                left.push(e.to_string());
-            }
+        left.extend(self.remove_netns());
+        if keep {
+            // The next run must not take it for garbage.
+            let _ = std::fs::write(self.dir.join(KEPT), b"");
         }
         if !keep && self.dir.exists() && self.mounts().is_empty() {
             if let Err(e) = std::fs::remove_dir_all(&self.dir) {
@@ -133,6 +136,12 @@ impl Scene {
             let _ = std::fs::remove_dir(base());
         }
         if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+    }
+
+    /// Removes the run's network namespaces; says what could not be removed.
+    pub(crate) fn remove_netns(&self) -> Vec<String> {
+        let own = netns_names().into_iter().filter(|name| name.starts_with(&self.netns("")));
+        own.filter_map(|name| tool::run(&["ip", "netns", "del", &name]).err().map(|e| e.to_string())).collect()
     }
 
     /// Living processes of this run.
@@ -170,9 +179,9 @@ fn netns_names() -> Vec<String> {
     std::fs::read_dir(NETNS_DIR).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok()).collect()
 }
 
-/// Removes what dead runs left. Says which, and what could not be removed.
-pub(crate) fn collect_garbage() -> Vec<(String, Result<(), String>)> {
-    let dead = Scene::all().into_iter().filter(|scene| !scene.owned());
+/// Removes what dead runs left. Says which, and what could not be removed. Folders that somebody asked to keep stay, unless `all`.
+pub(crate) fn collect_garbage(all: bool) -> Vec<(String, Result<(), String>)> {
+    let dead = Scene::all().into_iter().filter(|scene| !scene.owned() && (all || !scene.dir.join(KEPT).exists()));
     dead.map(|scene| (scene.id.clone(), scene.remove(false))).collect()
 }
 
@@ -196,6 +205,15 @@ mod tests {
         child.wait().unwrap();
         assert!(!scene.dir.exists() && scene.processes().is_empty());
         assert!(!scene.owned());
+    }
+
+    #[test]
+    fn what_was_kept_is_no_garbage() {
+        let scene = Scene::of("00babe");
+        std::fs::create_dir_all(&scene.dir).unwrap();
+        scene.remove(true).unwrap();
+        assert!(!collect_garbage(false).iter().any(|(id, _)| *id == scene.id) && scene.dir.exists());
+        scene.remove(false).unwrap();
     }
 
     #[test]

@@ -185,7 +185,7 @@ impl World {
                 Ok(net) => Some(net),
                 Err(e) => {
                     lacks.netns = Some(e.to_string());
-                    let _ = scene.remove(true);
+                    let _ = scene.remove_netns();
                     None
                 }
             }
