@@ -119,7 +119,7 @@ async fn attack(plan: &Plan, run: &Arc<Run>, views: &Arc<Views>, world: World, k
     }
     let mut pods = None;
     if let Some(deployment) = plan.workload.deployment {
-        let mut own = Pods::create(world.api()?, "default", deployment.replicas).await?;
+        let mut own = deploy(&world, run, deployment.replicas).await?;
         let took = own.complete(run.env.as_ref(), START).await.context("before any fault")?;
         progress::say(&format!("Deployment of {} complete after {:.1} s", deployment.replicas, took.as_secs_f64()));
         pods = Some(own);
@@ -161,6 +161,18 @@ async fn attack(plan: &Plan, run: &Arc<Run>, views: &Arc<Views>, world: World, k
     let world = stage.into_world().context("something still uses the cluster")?;
     world.end(keep).await?;
     Ok(Seen { history, outcomes, elections, converged })
+}
+
+/// Creates the Deployment; a cluster that has just been born may not have its namespaces yet.
+async fn deploy(world: &World, run: &Run, replicas: u32) -> Result<Pods> {
+    let start = run.env.now_mono();
+    loop {
+        match Pods::create(world.api()?, "default", replicas).await {
+            Ok(pods) => return Ok(pods),
+            Err(e) if run.env.now_mono().since(start) > START => return Err(e),
+            Err(_) => run.env.sleep(Duration::from_millis(200)).await,
+        }
+    }
 }
 
 fn clients(plan: &Plan, run: &Arc<Run>, stage: &Arc<Stage>) -> JoinSet<Result<()>> {
