@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Member(crate::member::MemberCommand),
     /// Break a cluster, and prove what held
     Chaos(kontiki_chaos::cli::ChaosArgs),
+    /// Measure a store that speaks etcd v3, alone or against another
+    Bench(crate::bench::BenchArgs),
     /// Images that come with this binary
     Image(ImageArgs),
     /// Save, inspect, restore and import the store's state
@@ -309,7 +311,7 @@ fn default_data_dir() -> std::ffi::OsString {
     PathBuf::from(home).join(".kontiki").into_os_string()
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let number = text.strip_suffix('s').unwrap_or(text);
     match number.parse::<u64>() {
         Ok(n) if n > 0 => Ok(Duration::from_secs(n)),

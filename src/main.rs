@@ -1,6 +1,7 @@
 //! `kontiki`: argument parsing and composition only.
 
 mod agent;
+mod bench;
 mod cli;
 mod image;
 mod member;
@@ -88,6 +89,7 @@ async fn run(command: Command, otlp_endpoint: Option<&str>) -> anyhow::Result<u8
         },
         Command::Member(args) => member::run(&args).await?,
         Command::Chaos(args) => return Ok(kontiki_chaos::cli::run(&args, &tools()).await),
+        Command::Bench(args) => bench::run(args).await?,
         Command::Image(args) => image::run(args).await?,
         Command::Snapshot(args) => snapshot::run(*args).await?,
     }
