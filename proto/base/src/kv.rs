@@ -8,9 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::BoxFuture;
+use crate::auth::AuthError;
 use crate::code::Code;
 use crate::ids::{LeaseId, Revision, Term};
 use crate::key::KeyRange;
+use crate::text;
 
 /// A key with its value and its history in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -345,62 +347,65 @@ pub struct KvStatus {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KvError {
     /// The key is empty.
-    #[error("etcdserver: key is not provided")]
+    #[error("{}", text::EMPTY_KEY)]
     EmptyKey,
     /// `ignore_value` with a value.
-    #[error("etcdserver: value is provided")]
+    #[error("{}", text::VALUE_PROVIDED)]
     ValueProvided,
     /// `ignore_lease` with a lease.
-    #[error("etcdserver: lease is provided")]
+    #[error("{}", text::LEASE_PROVIDED)]
     LeaseProvided,
     /// `ignore_value` or `ignore_lease` on a key that does not exist.
-    #[error("etcdserver: key not found")]
+    #[error("{}", text::KEY_NOT_FOUND)]
     KeyNotFound,
     /// Two puts of one key in one transaction, or a put and a delete that covers it.
-    #[error("etcdserver: duplicate key given in txn request")]
+    #[error("{}", text::DUPLICATE_KEY)]
     DuplicateKey,
     /// The transaction has too many steps.
-    #[error("etcdserver: too many operations in txn request")]
+    #[error("{}", text::TOO_MANY_OPS)]
     TooManyOps,
     /// The revision has been compacted away.
-    #[error("etcdserver: mvcc: required revision has been compacted")]
+    #[error("{}", text::COMPACTED)]
     Compacted {
         /// History is kept from here on.
         compact: Revision,
     },
     /// The revision does not exist yet.
-    #[error("etcdserver: mvcc: required revision is a future revision")]
+    #[error("{}", text::FUTURE_REVISION)]
     FutureRevision,
     /// There is no such lease.
-    #[error("etcdserver: requested lease not found")]
+    #[error("{}", text::LEASE_NOT_FOUND)]
     LeaseNotFound,
     /// There is such a lease already.
-    #[error("etcdserver: lease already exists")]
+    #[error("{}", text::LEASE_EXISTS)]
     LeaseExists,
     /// The time to live is out of range.
-    #[error("etcdserver: too large lease TTL")]
+    #[error("{}", text::LEASE_TTL_TOO_LARGE)]
     LeaseTtlTooLarge,
     /// The request is too large.
-    #[error("etcdserver: request is too large")]
+    #[error("{}", text::TOO_LARGE)]
     TooLarge,
     /// A queue is full.
-    #[error("etcdserver: too many requests")]
+    #[error("{}", text::TOO_MANY_REQUESTS)]
     TooManyRequests,
     /// The disk or the quota is full.
-    #[error("etcdserver: mvcc: database space exceeded")]
+    #[error("{}", text::NO_SPACE)]
     NoSpace,
     /// There is no leader.
-    #[error("etcdserver: no leader")]
+    #[error("{}", text::NO_LEADER)]
     NoLeader,
     /// The leader changed while the request was under way; it may have been carried out.
-    #[error("etcdserver: leader changed")]
+    #[error("{}", text::LEADER_CHANGED)]
     LeaderChanged,
     /// Time ran out; it may have been carried out.
-    #[error("etcdserver: request timed out")]
+    #[error("{}", text::TIMEOUT)]
     Timeout,
     /// The process is shutting down.
-    #[error("etcdserver: server stopped")]
+    #[error("{}", text::STOPPED)]
     Stopped,
+    /// Users, roles and permissions.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     /// The writer's term has passed: another leader acts now. Nothing was written.
     #[error("fenced: written under term {given}, the log is at term {current}")]
     Fenced {
@@ -441,6 +446,7 @@ impl KvError {
             Self::NoLeader | Self::LeaderChanged => Code::NoLeader,
             Self::Timeout => Code::Timeout,
             Self::Stopped | Self::Unavailable(_) => Code::Unavailable,
+            Self::Auth(error) => error.code(),
             Self::Fenced { .. } => Code::Fenced,
             Self::Corrupt(_) => Code::DataLoss,
             Self::Unimplemented(_) => Code::Unimplemented,

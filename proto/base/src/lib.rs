@@ -7,6 +7,7 @@
 //! | [`ids`] | newtypes for every number that has a meaning: [`Revision`], [`Term`], [`LogIndex`], [`MemberId`], [`LeaseId`] |
 //! | [`key`] | byte keys and ranges of them, with etcd's rules for `range_end` |
 //! | [`object`] | names of Kubernetes objects; the only place where `resourceVersion` and [`Revision`] meet |
+//! | [`auth`] | what can go wrong with users, roles and permissions |
 //! | [`code`] | the outcome table: gRPC code, HTTP status, Kubernetes reason, when to retry |
 //! | [`limits`] | every bound and what happens at it |
 //! | [`invariant`] | invariants by name, and [`check!`] |
@@ -14,8 +15,10 @@
 //! | [`kv`] | the seam between API server and store: requests, replies, [`kv::Kv`] |
 //! | [`env`] | the seam to time, tasks and randomness |
 //! | [`net`] | the seam to the other members |
+//! | [`text`] | texts that etcd's clients compare |
 //! | [`trace`] | where work belongs in a distributed trace; the names of all spans |
 
+pub mod auth;
 pub mod code;
 pub mod env;
 pub mod ids;
@@ -26,8 +29,10 @@ pub mod limits;
 pub mod mutant;
 pub mod net;
 pub mod object;
+pub mod text;
 pub mod trace;
 
+pub use auth::AuthError;
 pub use code::Code;
 pub use ids::{LeaseId, LogIndex, MemberId, Revision, Term, Uid, WatchId};
 pub use key::KeyRange;

@@ -27,6 +27,8 @@ limits! {
     RANGES_AT_ONCE: usize = 64 => "a read of a range waits until another has ended";
     SNAPSHOTS_AT_ONCE: usize = 4 => "a further Maintenance.Snapshot is refused: ResourceExhausted";
     SNAPSHOT_PARTS_QUEUED: usize = 16 => "the snapshot is read on when its client has taken a part";
+    AUTH_TOKENS: usize = 65_536 => "the simple token that would end first ends now: its client logs in again";
+    PASSWORDS_AT_ONCE: usize = 4 => "a password waits to be hashed until another is done";
     // store: watches
     WATCH_RING_REVISIONS: usize = 65_536 => "a cursor that is behind the ring reads history from the engine";
     WATCH_RING_BYTES: usize = 64 << 20 => "the oldest batches leave the ring";

@@ -1,11 +1,11 @@
 //! The error table: what an etcd client sees. Go clients recognise an error by its exact text and code.
 
-use kontiki_base::Revision;
 use kontiki_base::kv::KvError;
+use kontiki_base::{AuthError, Revision, text};
 use tonic::{Code, Status};
 
 macro_rules! errors {
-    ($($(#[$doc:meta])* $name:ident $code:ident $text:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident $code:ident $text:expr;)*) => {
         /// An error with a text that etcd's clients know.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum EtcdError { $($(#[$doc])* $name,)* }
@@ -29,35 +29,35 @@ macro_rules! errors {
 
 errors! {
     /// The key is empty.
-    EmptyKey InvalidArgument "etcdserver: key is not provided";
+    EmptyKey InvalidArgument text::EMPTY_KEY;
     /// `ignore_value` or `ignore_lease` on an absent key; also a transaction step that says nothing.
-    KeyNotFound InvalidArgument "etcdserver: key not found";
+    KeyNotFound InvalidArgument text::KEY_NOT_FOUND;
     /// `ignore_value` with a value.
-    ValueProvided InvalidArgument "etcdserver: value is provided";
+    ValueProvided InvalidArgument text::VALUE_PROVIDED;
     /// `ignore_lease` with a lease.
-    LeaseProvided InvalidArgument "etcdserver: lease is provided";
+    LeaseProvided InvalidArgument text::LEASE_PROVIDED;
     /// Too many steps.
-    TooManyOps InvalidArgument "etcdserver: too many operations in txn request";
+    TooManyOps InvalidArgument text::TOO_MANY_OPS;
     /// One key twice in one branch.
-    DuplicateKey InvalidArgument "etcdserver: duplicate key given in txn request";
+    DuplicateKey InvalidArgument text::DUPLICATE_KEY;
     /// Unknown sort order or target.
     InvalidSort InvalidArgument "etcdserver: invalid sort option";
     /// History before here is gone.
-    Compacted OutOfRange "etcdserver: mvcc: required revision has been compacted";
+    Compacted OutOfRange text::COMPACTED;
     /// Not here yet.
-    FutureRev OutOfRange "etcdserver: mvcc: required revision is a future revision";
+    FutureRev OutOfRange text::FUTURE_REVISION;
     /// The quota or the disk is full.
-    NoSpace ResourceExhausted "etcdserver: mvcc: database space exceeded";
+    NoSpace ResourceExhausted text::NO_SPACE;
     /// The request is over the limit.
-    RequestTooLarge InvalidArgument "etcdserver: request is too large";
+    RequestTooLarge InvalidArgument text::TOO_LARGE;
     /// A queue is full.
-    TooManyRequests ResourceExhausted "etcdserver: too many requests";
+    TooManyRequests ResourceExhausted text::TOO_MANY_REQUESTS;
     /// No such lease.
-    LeaseNotFound NotFound "etcdserver: requested lease not found";
+    LeaseNotFound NotFound text::LEASE_NOT_FOUND;
     /// The lease id is taken.
-    LeaseExists FailedPrecondition "etcdserver: lease already exists";
+    LeaseExists FailedPrecondition text::LEASE_EXISTS;
     /// The time to live is over nine milliard seconds.
-    LeaseTtlTooLarge OutOfRange "etcdserver: too large lease TTL";
+    LeaseTtlTooLarge OutOfRange text::LEASE_TTL_TOO_LARGE;
     /// The client ended the watch.
     WatchCanceled Cancelled "etcdserver: watch canceled";
     /// The member id is taken.
@@ -95,13 +95,13 @@ errors! {
     /// No downgrade is under way.
     NoDowngrade FailedPrecondition "etcdserver: no inflight downgrade job";
     /// There is no leader.
-    NoLeader Unavailable "etcdserver: no leader";
+    NoLeader Unavailable text::NO_LEADER;
     /// The leader changed meanwhile.
-    LeaderChanged Unavailable "etcdserver: leader changed";
+    LeaderChanged Unavailable text::LEADER_CHANGED;
     /// The process is shutting down.
-    Stopped Unavailable "etcdserver: server stopped";
+    Stopped Unavailable text::STOPPED;
     /// Time ran out.
-    Timeout Unavailable "etcdserver: request timed out";
+    Timeout Unavailable text::TIMEOUT;
     /// Time ran out while a leader was being replaced.
     TimeoutLeaderFail Unavailable "etcdserver: request timed out, possibly due to previous leader failure";
     /// Time ran out while this member was cut off.
@@ -117,39 +117,47 @@ errors! {
     /// Members hold different data.
     Corrupt DataLoss "etcdserver: corrupt cluster";
     /// Auth cannot be enabled without root.
-    RootUserAbsent FailedPrecondition "etcdserver: root user does not exist";
+    RootUserAbsent FailedPrecondition text::AUTH_ROOT_USER_ABSENT;
     /// Auth cannot be enabled while root is powerless.
-    RootRoleAbsent FailedPrecondition "etcdserver: root user does not have root role";
+    RootRoleAbsent FailedPrecondition text::AUTH_ROOT_ROLE_ABSENT;
     /// The user name is taken.
-    UserExists FailedPrecondition "etcdserver: user name already exists";
+    UserExists FailedPrecondition text::AUTH_USER_EXISTS;
     /// No user name, or nobody said who they are.
-    UserEmpty InvalidArgument "etcdserver: user name is empty";
+    UserEmpty InvalidArgument text::AUTH_USER_EMPTY;
     /// No such user.
-    UserNotFound FailedPrecondition "etcdserver: user name not found";
+    UserNotFound FailedPrecondition text::AUTH_USER_NOT_FOUND;
     /// The role name is taken.
-    RoleExists FailedPrecondition "etcdserver: role name already exists";
+    RoleExists FailedPrecondition text::AUTH_ROLE_EXISTS;
     /// No such role.
-    RoleNotFound FailedPrecondition "etcdserver: role name not found";
+    RoleNotFound FailedPrecondition text::AUTH_ROLE_NOT_FOUND;
     /// No role name.
-    RoleEmpty InvalidArgument "etcdserver: role name is empty";
+    RoleEmpty InvalidArgument text::AUTH_ROLE_EMPTY;
     /// Wrong name or password.
-    AuthFailed InvalidArgument "etcdserver: authentication failed, invalid user ID or password";
+    AuthFailed InvalidArgument text::AUTH_FAILED;
     /// A grant without a permission.
-    PermissionNotGiven InvalidArgument "etcdserver: permission not given";
+    PermissionNotGiven InvalidArgument text::AUTH_PERMISSION_NOT_GIVEN;
     /// Not allowed.
-    PermissionDenied PermissionDenied "etcdserver: permission denied";
+    PermissionDenied PermissionDenied text::AUTH_PERMISSION_DENIED;
     /// The user does not have the role.
-    RoleNotGranted FailedPrecondition "etcdserver: role is not granted to the user";
+    RoleNotGranted FailedPrecondition text::AUTH_ROLE_NOT_GRANTED;
     /// The role does not have the permission.
-    PermissionNotGranted FailedPrecondition "etcdserver: permission is not granted to the role";
+    PermissionNotGranted FailedPrecondition text::AUTH_PERMISSION_NOT_GRANTED;
     /// Auth is off.
-    AuthNotEnabled FailedPrecondition "etcdserver: authentication is not enabled";
+    AuthNotEnabled FailedPrecondition text::AUTH_NOT_ENABLED;
     /// The token is unknown or has expired.
-    InvalidToken Unauthenticated "etcdserver: invalid auth token";
+    InvalidToken Unauthenticated text::AUTH_INVALID_TOKEN;
     /// The change would lock everybody out.
-    InvalidAuthMgmt InvalidArgument "etcdserver: invalid auth management";
+    InvalidAuthMgmt InvalidArgument text::AUTH_INVALID_MANAGEMENT;
     /// Permissions changed since the token was issued.
-    AuthOldRevision InvalidArgument "etcdserver: revision of auth store is old";
+    AuthOldRevision InvalidArgument text::AUTH_OLD_REVISION;
+    /// A password was given for a user who has none.
+    NoPasswordUser Unknown text::AUTH_NO_PASSWORD_USER;
+    /// A password that bcrypt would cut off.
+    PasswordTooLong Unknown text::AUTH_PASSWORD_TOO_LONG;
+    /// This member can check tokens, but not issue them.
+    VerifyOnly Unknown text::AUTH_VERIFY_ONLY;
+    /// The lease of who waited for a lock has run out.
+    MutexExpired Unknown "mutex: session is expired";
     /// Nobody leads the election.
     ElectionNoLeader Unknown "election: no leader";
     /// The caller does not lead the election.
@@ -162,6 +170,32 @@ errors! {
     StreamFilter Unimplemented "RangeStream does not support revision filters";
 }
 
+/// Why a watch is ended, where that is no status: `cancel_reason` has it.
+pub mod reason {
+    use super::EtcdError;
+
+    /// The range has no keys.
+    pub const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
+    /// The client gave an id that it uses already.
+    pub const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
+
+    /// A row as gRPC for Go prints it: that is what a client looks for in a reason. What has no reason of its own is "permission denied", as
+    /// in etcd.
+    pub fn printed(row: EtcdError) -> String {
+        let name = match row {
+            EtcdError::InvalidToken => "Unauthenticated",
+            EtcdError::AuthOldRevision | EtcdError::UserEmpty => "InvalidArgument",
+            _ => return format!("rpc error: code = PermissionDenied desc = {}", EtcdError::PermissionDenied.text()),
+        };
+        format!("rpc error: code = {name} desc = {}", row.text())
+    }
+}
+
+/// What gRPC for Go says to a message of so many bytes that is larger than the limit. Not etcd's word but its transport's.
+pub fn message_too_large(found: u64, max: usize) -> String {
+    format!("grpc: received message larger than max ({found} vs. {max})")
+}
+
 impl EtcdError {
     /// The row with this text, whatever code came with it: that is how etcd's own client reads errors.
     pub fn from_text(text: &str) -> Option<Self> {
@@ -171,6 +205,12 @@ impl EtcdError {
     /// The status that a client is sent.
     pub fn status(self) -> Status {
         Status::new(self.code(), self.text())
+    }
+}
+
+impl From<AuthError> for EtcdError {
+    fn from(error: AuthError) -> Self {
+        row_of_auth(error)
     }
 }
 
@@ -201,10 +241,37 @@ pub const fn row_of(error: &KvError) -> Option<EtcdError> {
         KvError::LeaderChanged => EtcdError::LeaderChanged,
         KvError::Timeout => EtcdError::Timeout,
         KvError::Stopped => EtcdError::Stopped,
+        KvError::Auth(error) => row_of_auth(*error),
         KvError::Fenced { .. } | KvError::Unavailable(_) | KvError::Corrupt(_) | KvError::Unimplemented(_) | KvError::Internal(_) => {
             return None;
         }
     })
+}
+
+/// The row of an error of users and roles.
+const fn row_of_auth(error: AuthError) -> EtcdError {
+    match error {
+        AuthError::RootUserAbsent => EtcdError::RootUserAbsent,
+        AuthError::RootRoleAbsent => EtcdError::RootRoleAbsent,
+        AuthError::UserExists => EtcdError::UserExists,
+        AuthError::UserEmpty => EtcdError::UserEmpty,
+        AuthError::UserNotFound => EtcdError::UserNotFound,
+        AuthError::RoleExists => EtcdError::RoleExists,
+        AuthError::RoleNotFound => EtcdError::RoleNotFound,
+        AuthError::RoleEmpty => EtcdError::RoleEmpty,
+        AuthError::Failed => EtcdError::AuthFailed,
+        AuthError::NoPasswordUser => EtcdError::NoPasswordUser,
+        AuthError::PermissionNotGiven => EtcdError::PermissionNotGiven,
+        AuthError::PermissionDenied => EtcdError::PermissionDenied,
+        AuthError::RoleNotGranted => EtcdError::RoleNotGranted,
+        AuthError::PermissionNotGranted => EtcdError::PermissionNotGranted,
+        AuthError::NotEnabled => EtcdError::AuthNotEnabled,
+        AuthError::InvalidToken => EtcdError::InvalidToken,
+        AuthError::InvalidManagement => EtcdError::InvalidAuthMgmt,
+        AuthError::OldRevision => EtcdError::AuthOldRevision,
+        AuthError::PasswordTooLong => EtcdError::PasswordTooLong,
+        AuthError::VerifyOnly => EtcdError::VerifyOnly,
+    }
 }
 
 /// What a client is sent for a store error.
@@ -267,7 +334,7 @@ fn kv_error_of_row(row: EtcdError) -> Option<KvError> {
         EtcdError::Stopped => KvError::Stopped,
         EtcdError::Unhealthy => KvError::Unavailable(row.text().into()),
         EtcdError::Corrupt => KvError::Corrupt(row.text().into()),
-        _ => return None,
+        other => return AuthError::ALL.iter().find(|error| row_of_auth(**error) == other).map(|error| KvError::Auth(*error)),
     })
 }
 
@@ -310,7 +377,7 @@ mod tests {
         let corrupt = kv_status(&KvError::Corrupt("etcdserver: corrupt cluster".into()));
         assert_eq!((corrupt.code(), corrupt.message()), (Code::DataLoss, "etcdserver: corrupt cluster"));
         assert_eq!(kv_error(&corrupt), KvError::Corrupt("etcdserver: corrupt cluster".into()));
-        for error in samples {
+        for error in samples.into_iter().chain(AuthError::ALL.iter().copied().map(KvError::Auth)) {
             let status = kv_status(&error);
             assert_eq!(status.message(), error.to_string(), "the text in base and the text in the table");
             assert_eq!(kv_error(&status), error, "there and back");
@@ -340,6 +407,6 @@ mod tests {
     fn an_unknown_status_keeps_its_meaning() {
         assert_eq!(kv_error(&Status::unavailable("transport")), KvError::Unavailable("transport".into()));
         assert_eq!(kv_error(&Status::unknown("x")), KvError::Internal("x".into()));
-        assert_eq!(kv_error(&EtcdError::UserExists.status()), KvError::Internal(EtcdError::UserExists.text().into()));
+        assert_eq!(kv_error(&EtcdError::MemberNotFound.status()), KvError::Internal(EtcdError::MemberNotFound.text().into()));
     }
 }

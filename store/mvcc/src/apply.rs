@@ -12,6 +12,7 @@ use kontiki_base::kv::KvError;
 use kontiki_base::mutant;
 
 use crate::alarm;
+use crate::auth;
 use crate::command::{Command, Outcome, Reply};
 use crate::lease;
 use crate::ops;
@@ -39,6 +40,10 @@ pub fn apply(view: &dyn View, at: LogPos, cmd: &Command, out: &mut Batch) -> Res
 }
 
 fn run(writer: &mut Writer<'_>, at: LogPos, cmd: &Command) -> Result<Reply, ReadError> {
+    let (who, cmd) = match cmd {
+        Command::As { who, command } => (Some(who), command.as_ref()),
+        cmd => (None, cmd),
+    };
     match cmd {
         Command::Txn { fence: Some(given), .. } if *given != at.term => {
             return Err(KvError::Fenced { given: *given, current: at.term }.into());
@@ -47,6 +52,10 @@ fn run(writer: &mut Writer<'_>, at: LogPos, cmd: &Command) -> Result<Reply, Read
             return Err(KvError::Fenced { given: *term, current: at.term }.into());
         }
         _ => validate::well_formed(cmd)?,
+    }
+    // What makes no sense has been refused as such, whoever asks for it.
+    if let Some(who) = who {
+        auth::may_run(&writer.view(), who, cmd)?;
     }
     alarm::allows(&alarm::list(&writer.view())?, cmd)?;
     Ok(match cmd {
@@ -63,5 +72,7 @@ fn run(writer: &mut Writer<'_>, at: LogPos, cmd: &Command) -> Result<Reply, Read
             Reply::Compact
         }
         Command::Alarm { raise, alarm } => Reply::Alarm(alarm::change(writer, *raise, *alarm)?),
+        Command::Auth(command) => Reply::Auth(auth::change::run(writer, at, command)?),
+        Command::As { .. } => return Err(KvError::Internal("a command was asked for twice".to_owned()).into()),
     })
 }

@@ -10,6 +10,7 @@ use kontiki_base::key::{KeyRange, RangeEnd};
 use kontiki_base::kv::{Compare, CompareOp, CompareTarget, Consistency, DeleteReq, Op, PutReq, RangeReq, SortOrder, SortTarget, Txn};
 
 use crate::alarm::{Alarm, AlarmKind};
+use crate::auth::codec::{put_auth, put_who};
 use crate::command::Command;
 use crate::validate::MAX_TXN_DEPTH;
 
@@ -39,6 +40,9 @@ pub enum DecodeError {
     /// A number that does not fit, or is written longer than it must be.
     #[error("malformed number in command")]
     Number,
+    /// A name that is no text.
+    #[error("a name in a command is not UTF-8")]
+    Text,
     /// Transactions nested too deeply.
     #[error("transactions are nested deeper than {MAX_TXN_DEPTH}")]
     TooDeep,
@@ -97,6 +101,8 @@ const LEASE_REVOKE: u8 = 6;
 const COMPACT: u8 = 7;
 const LEASE_EXPIRE: u8 = 8;
 const ALARM: u8 = 9;
+const AUTH: u8 = 32;
+const AS: u8 = 33;
 const RANGE: u8 = 8;
 
 const END_SINGLE: u8 = 0;
@@ -108,6 +114,7 @@ fn size_hint(command: &Command) -> usize {
     match command {
         Command::Put(req) => 24 + req.key.len() + req.value.len(),
         Command::Txn { txn, .. } => 64 + txn.success.iter().chain(&txn.failure).map(op_hint).sum::<usize>() + 64 * txn.compare.len(),
+        Command::As { who, command } => 12 + who.user.len() + size_hint(command),
         _ => 64,
     }
 }
@@ -161,6 +168,15 @@ fn put_command(out: &mut Vec<u8>, command: &Command) {
             out.put_u8(flags([*raise, alarm.automatic, false]));
             out.put_u8(index(AlarmKind::ALL, alarm.kind));
             put_u64(out, alarm.member.get());
+        }
+        Command::Auth(command) => {
+            out.put_u8(AUTH);
+            put_auth(out, command);
+        }
+        Command::As { who, command } => {
+            out.put_u8(AS);
+            put_who(out, who);
+            put_command(out, command);
         }
     }
 }
@@ -235,7 +251,7 @@ fn put_compare(out: &mut Vec<u8>, compare: &Compare) {
     put_i64(out, number);
 }
 
-fn put_range(out: &mut Vec<u8>, range: &KeyRange) {
+pub(crate) fn put_range(out: &mut Vec<u8>, range: &KeyRange) {
     match &range.end {
         RangeEnd::Single => out.put_u8(END_SINGLE),
         RangeEnd::Unbounded => out.put_u8(END_UNBOUNDED),
@@ -252,7 +268,7 @@ const TARGETS: &[SortTarget] = &[SortTarget::Key, SortTarget::Version, SortTarge
 const COMPARE_OPS: &[CompareOp] = &[CompareOp::Equal, CompareOp::Greater, CompareOp::Less, CompareOp::NotEqual];
 
 /// The tag of a value: its place in the list of all.
-fn index<T: PartialEq>(all: &[T], value: T) -> u8 {
+pub(crate) fn index<T: PartialEq>(all: &[T], value: T) -> u8 {
     let at = all.iter().position(|one| *one == value).expect("the list has every variant");
     u8::try_from(at).expect("the lists are short")
 }
@@ -261,7 +277,7 @@ fn flags(set: [bool; 3]) -> u8 {
     u8::from(set[0]) | u8::from(set[1]) << 1 | u8::from(set[2]) << 2
 }
 
-fn put_u64(out: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn put_u64(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.put_u8(number.to_le_bytes()[0] | 0x80);
         number >>= 7;
@@ -273,13 +289,13 @@ fn put_i64(out: &mut Vec<u8>, number: i64) {
     put_u64(out, ((number << 1) ^ (number >> 63)).cast_unsigned());
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_u64(out, bytes.len() as u64);
     out.put_slice(bytes);
 }
 
 /// Bytes that are being decoded.
-struct Input {
+pub(crate) struct Input {
     all: Bytes,
     /// How many of them are decoded.
     at: usize,
@@ -301,13 +317,13 @@ impl Input {
         if self.left().is_empty() { Ok(()) } else { Err(DecodeError::Trailing(self.left().len())) }
     }
 
-    fn u8(&mut self) -> Result<u8, DecodeError> {
+    pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
         let byte = *self.left().first().ok_or(DecodeError::Truncated)?;
         self.at += 1;
         Ok(byte)
     }
 
-    fn u64(&mut self) -> Result<u64, DecodeError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, DecodeError> {
         let mut number = 0_u64;
         for at in 0..10 {
             let byte = self.u8()?;
@@ -333,7 +349,7 @@ impl Input {
         usize::try_from(self.u64()?).map_err(|_| DecodeError::Number)
     }
 
-    fn bytes(&mut self) -> Result<Bytes, DecodeError> {
+    pub(crate) fn bytes(&mut self) -> Result<Bytes, DecodeError> {
         let len = self.len()?;
         if len > self.left().len() {
             return Err(DecodeError::Truncated);
@@ -351,7 +367,7 @@ impl Input {
         Ok([flags & 1 != 0, flags & 2 != 0, flags & 4 != 0])
     }
 
-    fn one_of<T: Copy>(&mut self, what: &'static str, all: &[T]) -> Result<T, DecodeError> {
+    pub(crate) fn one_of<T: Copy>(&mut self, what: &'static str, all: &[T]) -> Result<T, DecodeError> {
         let tag = self.u8()?;
         all.get(usize::from(tag)).copied().ok_or(DecodeError::Tag { what, tag })
     }
@@ -386,6 +402,15 @@ impl Input {
                 let [raise, automatic, _] = self.flags(0b11)?;
                 let kind = self.one_of("alarm", AlarmKind::ALL)?;
                 Command::Alarm { raise, alarm: Alarm { kind, automatic, member: MemberId(self.u64()?) } }
+            }
+            AUTH => Command::Auth(self.auth()?),
+            AS => {
+                let who = self.who()?;
+                // Once: nobody asks for what somebody else asks for.
+                match self.left().first() {
+                    Some(&AS) => return Err(DecodeError::Tag { what: "command", tag: AS }),
+                    _ => Command::As { who, command: Box::new(self.command()?) },
+                }
             }
             tag => return Err(DecodeError::Tag { what: "command", tag }),
         })
@@ -454,7 +479,7 @@ impl Input {
         Ok(Compare { range, target, op })
     }
 
-    fn range(&mut self) -> Result<KeyRange, DecodeError> {
+    pub(crate) fn range(&mut self) -> Result<KeyRange, DecodeError> {
         let end = match self.u8()? {
             END_SINGLE => RangeEnd::Single,
             END_BEFORE => RangeEnd::Before(self.bytes()?),

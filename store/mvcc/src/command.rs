@@ -4,6 +4,8 @@ use crate::alarm::Alarm;
 use kontiki_base::ids::{LeaseId, Revision, Term};
 use kontiki_base::kv::{DeleteReq, DeleteRes, Event, KvError, PutReq, PutRes, Txn, TxnRes};
 
+use crate::auth::{AuthCommand, AuthReply, Who};
+
 /// A command. Encoding on the log and the wire: [`Command::encode`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -50,6 +52,31 @@ pub enum Command {
         /// Which.
         alarm: Alarm,
     },
+    /// Change users or roles.
+    Auth(AuthCommand),
+    /// A command that somebody from outside asks for: carried out if they may. Never within another.
+    As {
+        /// Who.
+        who: Who,
+        /// What.
+        command: Box<Command>,
+    },
+}
+
+impl Command {
+    /// This command, asked for by somebody.
+    #[must_use]
+    pub fn by(self, who: Who) -> Self {
+        Self::As { who, command: Box::new(self) }
+    }
+
+    /// The command itself, whoever asks for it.
+    pub fn inner(&self) -> &Self {
+        match self {
+            Self::As { command, .. } => command,
+            command => command,
+        }
+    }
 }
 
 /// What a command answers.
@@ -74,6 +101,8 @@ pub enum Reply {
     Compact,
     /// To [`Command::Alarm`]: the alarm as it stands, or as it stood before it was taken back; nothing if there was none to take back.
     Alarm(Option<Alarm>),
+    /// To [`Command::Auth`].
+    Auth(AuthReply),
 }
 
 /// What came of a command.

@@ -155,6 +155,7 @@ pub fn verify(view: &dyn View) -> Result<(), ViewError> {
         living.entry(key).or_insert(meta);
     }
     verify_history(view, history)?;
+    crate::auth::verify(view)?;
     verify_living(view, living)
 }
 

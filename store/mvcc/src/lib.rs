@@ -9,6 +9,7 @@
 //! | [`mod@apply`] | command to outcome; `ops`, `txn` and `write` are its parts |
 //! | [`mod@range`] | reading, now or as of an old revision |
 //! | [`mod@history`] | replaying changes for a watch |
+//! | [`auth`] | users, roles, permissions: who may do what |
 //! | [`lease`] | which leases there are |
 //! | [`alarm`] | what the cluster has agreed to refuse |
 //! | [`compact`] | removing what nobody can read any more |
@@ -21,6 +22,7 @@
 
 pub mod alarm;
 pub mod apply;
+pub mod auth;
 pub mod check;
 pub mod codec;
 pub mod command;

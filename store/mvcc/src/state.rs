@@ -46,6 +46,12 @@ pub enum ReadError {
     View(#[from] ViewError),
 }
 
+impl From<kontiki_base::AuthError> for ReadError {
+    fn from(error: kontiki_base::AuthError) -> Self {
+        Self::Kv(error.into())
+    }
+}
+
 impl From<ReadError> for KvError {
     fn from(error: ReadError) -> Self {
         match error {

@@ -25,7 +25,7 @@ pub const MAX_TXN_DEPTH: usize = kontiki_base::limits::TXN_OPS;
 /// # Errors
 /// The first thing that is wrong with it.
 pub fn validate(cmd: &Command, max_txn_ops: usize) -> Result<(), KvError> {
-    match cmd {
+    match cmd.inner() {
         Command::Txn { txn, .. } => {
             check_txn(txn, max_txn_ops, MAX_TXN_DEPTH)?;
             check_overlaps(&txn.success)?;
@@ -38,18 +38,20 @@ pub fn validate(cmd: &Command, max_txn_ops: usize) -> Result<(), KvError> {
 
 /// The part of [`validate`] that does not depend on anybody's settings: what `apply` insists on.
 pub(crate) fn well_formed(cmd: &Command) -> Result<(), KvError> {
-    match cmd {
+    match cmd.inner() {
         Command::Put(req) => check_put(req),
         Command::Delete(req) => check_range(&req.range),
-        Command::Txn { .. } => validate(cmd, usize::MAX),
+        Command::Txn { .. } => validate(cmd.inner(), usize::MAX),
         // etcd's answer to a lease without an id.
         Command::LeaseGrant { id, .. } if *id == LeaseId::ZERO => Err(KvError::LeaseNotFound),
         Command::LeaseGrant { ttl, .. } if *ttl > MAX_LEASE_TTL => Err(KvError::LeaseTtlTooLarge),
+        Command::As { .. } => Err(KvError::Internal("a command was asked for twice".to_owned())),
         Command::LeaseGrant { .. }
         | Command::LeaseRevoke { .. }
         | Command::LeaseExpire { .. }
         | Command::Compact { .. }
-        | Command::Alarm { .. } => Ok(()),
+        | Command::Alarm { .. }
+        | Command::Auth(_) => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use kontiki_base::Revision;
 use kontiki_base::ids::{LeaseId, Term};
 use kontiki_base::kv::{Op, PutReq, Txn};
+use kontiki_mvcc::auth::Who;
 use kontiki_mvcc::{Command, DecodeError};
 use proptest::prelude::*;
 
@@ -18,7 +19,7 @@ proptest! {
         let mut choices = Choices::Tape(tape.into_iter());
         let mut commands = Vec::new();
         while !choices.exhausted() {
-            commands.push(choices.command(Revision(i64::from(now))));
+            commands.push(choices.any_command(Revision(i64::from(now))));
         }
         let bytes = Command::encode_batch(&commands);
         prop_assert_eq!(Command::decode_batch(bytes.clone()), Ok(commands.clone()));
@@ -48,7 +49,7 @@ proptest! {
 
     #[test]
     fn a_flipped_bit_is_an_error_or_another_command(tape in prop::collection::vec(any::<u32>(), 0..60), at in any::<prop::sample::Index>(), bit in 0..8) {
-        let command = Choices::Tape(tape.into_iter()).command(Revision(40));
+        let command = Choices::Tape(tape.into_iter()).any_command(Revision(40));
         let mut bytes = command.encode().to_vec();
         let at = at.index(bytes.len());
         bytes[at] ^= 1_u8 << bit;
@@ -113,4 +114,14 @@ fn nesting_is_bounded() {
     let mut bytes = vec![1, 3];
     bytes.extend([0, 1, 3].repeat(1_000_000));
     assert_eq!(Command::decode(bytes.into()), Err(DecodeError::TooDeep));
+}
+
+#[test]
+fn nobody_asks_for_what_somebody_asks_for() {
+    let twice = Command::LeaseRevoke { id: LeaseId(1) }.by(Who::nobody()).by(Who { user: "root".into(), revision: 1 });
+    assert_eq!(Command::decode(twice.encode()), Err(DecodeError::Tag { what: "command", tag: 33 }));
+    let mut name = Command::LeaseRevoke { id: LeaseId(1) }.by(Who { user: "a".into(), revision: 1 }).encode().to_vec();
+    let at = name.iter().position(|byte| *byte == b'a').unwrap();
+    name[at] = 0xff;
+    assert_eq!(Command::decode(name.into()), Err(DecodeError::Text));
 }

@@ -6,6 +6,7 @@ use kontiki_base::ids::{LeaseId, MemberId, Revision, Term};
 use kontiki_base::key::{KeyRange, RangeEnd};
 use kontiki_base::kv::{Compare, CompareOp, CompareTarget, Consistency, DeleteReq, Op, PutReq, RangeReq, SortOrder, SortTarget, Txn};
 use kontiki_mvcc::{Alarm, AlarmKind, Command};
+use kontiki_mvcc::auth::{Access, AuthCommand, Permission, Who};
 
 use crate::util::TERM;
 
@@ -185,6 +186,43 @@ impl Choices {
             }
             _ => Command::Compact { revision: Revision(now.get() - i64::from(self.below(40))) },
         }
+    }
+
+    fn name(&mut self) -> String {
+        self.pick(&["root", "alice", "bob", "", "n\u{e4}me"]).to_owned()
+    }
+
+    fn permission(&mut self) -> Permission {
+        Permission { access: self.pick(&[Access::Read, Access::Write, Access::ReadWrite]), range: self.range() }
+    }
+
+    fn hash(&mut self) -> Bytes {
+        Bytes::from_static(self.pick(&[b"".as_slice(), b"$2b$04$abc", b"\0\xff"]))
+    }
+
+    /// A change of users and roles.
+    pub(crate) fn auth_command(&mut self) -> AuthCommand {
+        match self.below(14) {
+            0 => AuthCommand::Enable,
+            1 => AuthCommand::Disable,
+            2 => AuthCommand::Authenticate { user: self.name(), prefix: self.name() },
+            3 => AuthCommand::UserAdd { name: self.name(), hash: None },
+            4 => AuthCommand::UserAdd { name: self.name(), hash: Some(self.hash()) },
+            5 => AuthCommand::UserDelete { name: self.name() },
+            6 => AuthCommand::UserPassword { name: self.name(), hash: self.hash() },
+            7 | 8 => AuthCommand::UserGrant { name: self.name(), role: self.name() },
+            9 => AuthCommand::UserRevoke { name: self.name(), role: self.name() },
+            10 => AuthCommand::RoleAdd { name: self.name() },
+            11 => AuthCommand::RoleDelete { name: self.name() },
+            12 => AuthCommand::RoleGrant { name: self.name(), permission: self.permission() },
+            _ => AuthCommand::RoleRevoke { name: self.name(), range: self.range() },
+        }
+    }
+
+    /// A command of any kind, asked for by anybody.
+    pub(crate) fn any_command(&mut self, now: Revision) -> Command {
+        let command = if self.one_in(3) { Command::Auth(self.auth_command()) } else { self.command(now) };
+        if self.one_in(3) { command.by(Who { user: self.name(), revision: self.below(9).into() }) } else { command }
     }
 
     fn lease_or_zero(&mut self) -> LeaseId {
