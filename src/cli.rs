@@ -184,6 +184,18 @@ pub(crate) struct MemberArgs {
     /// Milliseconds without a leader after which a member stands for election
     #[arg(long, value_name = "MS", default_value_t = 700)]
     pub(crate) election_timeout: u64,
+
+    /// Tokens of etcd clients that log in: simple, or jwt,sign-method=EdDSA,pub-key=FILE,priv-key=FILE,ttl=10m
+    #[arg(long, value_name = "KIND", default_value = "simple")]
+    pub(crate) auth_token: String,
+
+    /// Seconds after its last use when a simple token ends
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub(crate) auth_token_ttl: u64,
+
+    /// The cost of hashing a user's password, from 4 to 31: each step doubles it
+    #[arg(long, value_name = "COST", default_value_t = 10)]
+    pub(crate) bcrypt_cost: u32,
 }
 
 /// Certificate files.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use kontiki_base::env::Env;
 use kontiki_proto::env::SystemEnv;
+use kontiki_store::auth::AuthOptions;
 use kontiki_store::config::{Listen, PeerTls, Pem, StoreConfig, TlsOptions};
 use kontiki_store::flags::apply;
 use kontiki_store::raft::node::Timings;
@@ -121,6 +122,11 @@ pub(crate) fn config(args: &MemberArgs, tls: &TlsArgs, env: Arc<dyn Env>) -> Res
         client_tls: args.client_tls.then(|| TlsOptions::new(cert.clone(), key.clone()).for_clients_of(ca.clone())),
         peer_tls: https.then_some(PeerTls { ca, cert, key }),
         timings,
+        auth: AuthOptions {
+            token: args.auth_token.clone(),
+            token_ttl: Duration::from_secs(args.auth_token_ttl),
+            bcrypt_cost: args.bcrypt_cost,
+        },
         ..StoreConfig::single(&args.name, args.data_dir.join("store"), env)
     })
 }

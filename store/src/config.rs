@@ -8,6 +8,7 @@ use std::time::Duration;
 use kontiki_base::env::Env;
 use kontiki_base::limits;
 
+use crate::auth::AuthOptions;
 use crate::compactor::{CompactionMode, Retention};
 use crate::error::StoreError;
 pub use crate::http::Connections;
@@ -98,6 +99,8 @@ pub struct StoreConfig {
     pub history_max_bytes: u64,
     /// A voter that has not answered for so long is replaced by a learner that waits; `None`: never.
     pub heal_after: Option<Duration>,
+    /// Tokens and passwords of the users that clients log in as.
+    pub auth: AuthOptions,
     /// Clock, timers, tasks, randomness.
     pub env: Arc<dyn Env>,
 }
@@ -132,6 +135,7 @@ impl StoreConfig {
             history_keep: Duration::ZERO,
             history_max_bytes: 0,
             heal_after: None,
+            auth: AuthOptions::default(),
             env,
         }
     }

@@ -11,6 +11,7 @@ use kontiki_base::env::{Env, Task};
 use kontiki_base::ids::{LeaseId, Term};
 use kontiki_base::kv::KvError;
 use kontiki_base::mutant;
+use kontiki_mvcc::auth::Who;
 use kontiki_mvcc::lease as state;
 use kontiki_mvcc::{Command, Reply};
 use kontiki_proto::etcd::etcdserverpb as pb;
@@ -93,10 +94,20 @@ impl Leases {
     /// # Errors
     /// [`KvError::LeaseExists`], [`KvError::LeaseTtlTooLarge`], what proposing says.
     pub async fn grant(&self, id: LeaseId, ttl: i64) -> Result<(LeaseId, i64), KvError> {
+        self.grant_by(id, ttl, None).await
+    }
+
+    /// As [`Leases::grant`], for somebody who must be allowed to.
+    ///
+    /// # Errors
+    /// As [`Leases::grant`]; [`KvError::Auth`].
+    pub async fn grant_by(&self, id: LeaseId, ttl: i64, who: Option<&Who>) -> Result<(LeaseId, i64), KvError> {
         let ttl = mutant!("M67", ttl.max(self.min_ttl()), ttl.min(self.min_ttl()));
         loop {
             let chosen = if id == LeaseId::ZERO { self.random_id() } else { id };
-            match self.proposer.propose(Command::LeaseGrant { id: chosen, ttl }, 0).await {
+            let command = Command::LeaseGrant { id: chosen, ttl };
+            let command = who.cloned().map_or(command.clone(), |who| command.by(who));
+            match self.proposer.propose(command, 0).await {
                 Ok(Reply::LeaseGrant { id, ttl }) => {
                     self.metrics.leases_granted.inc();
                     return Ok((id, ttl));

@@ -5,6 +5,7 @@
 //! | [`server`] | a whole member, composed |
 //! | [`config`] | how it is made; `tls` its certificates, `listen` its addresses |
 //! | [`flags`] | etcd's flags, as a configuration |
+//! | [`auth`] | who a client is: tokens, passwords, certificates |
 //! | [`kv`] | the store in process, as the API server sees it |
 //! | `grpc`, `http` | the client port: etcd's services; health, version, metrics |
 //! | [`service`] | what a member does for its clients, whatever door they come through |
@@ -24,6 +25,7 @@
 //! | [`metrics`], [`meter`], `process` | what is counted; what measures disks and networks; what the system counts |
 //! | [`error`] | what can go wrong with a member as a whole |
 
+pub mod auth;
 pub mod compactor;
 pub mod config;
 pub mod engine;

@@ -196,7 +196,7 @@ fn span_of(batch: &[Pending]) -> tracing::Span {
 /// Roughly what a command takes in memory and in the log.
 fn weight(command: &Command) -> usize {
     const HEAD: usize = 64;
-    HEAD + match command {
+    HEAD + match command.inner() {
         Command::Put(put) => put_weight(put),
         Command::Delete(delete) => delete.range.start.len() * 2,
         Command::Txn { txn, .. } => txn_weight(txn),
@@ -205,6 +205,7 @@ fn weight(command: &Command) -> usize {
         | Command::LeaseExpire { .. }
         | Command::Compact { .. }
         | Command::Alarm { .. } => 0,
+        Command::Auth(_) | Command::As { .. } => HEAD,
     }
 }
 

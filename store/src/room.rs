@@ -203,7 +203,7 @@ impl Room {
 
     /// Whether a command may be proposed.
     pub(crate) fn admit(&self, command: &Command) -> Result<(), Refusal> {
-        if matches!(command, Command::Alarm { .. }) {
+        if matches!(command.inner(), Command::Alarm { .. }) {
             return Ok(());
         }
         self.serves()?;

@@ -11,6 +11,7 @@ use kontiki_base::kv::{Kv, KvError};
 use kontiki_base::net::PeerNet;
 use kontiki_mvcc::{Alarm, View};
 
+use crate::auth::{Auth, Ground, Keeper, Provider};
 use crate::compactor;
 use crate::config::StoreConfig;
 use crate::engine::Engine;
@@ -39,6 +40,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 pub(crate) struct Sinks {
     pub(crate) hub: Arc<Hub>,
     pub(crate) clock: Arc<LeaseClock>,
+    pub(crate) auth: Arc<Keeper>,
     pub(crate) env: Arc<dyn Env>,
     pub(crate) board: Arc<Board>,
 }
@@ -46,11 +48,13 @@ pub(crate) struct Sinks {
 impl ApplySink for Sinks {
     fn applied(&self, batch: AppliedBatch) {
         self.clock.applied(&batch.leases, self.env.now_mono());
+        self.auth.applied(&batch.auth, self.env.now_mono());
         self.hub.applied(batch);
     }
 
     fn replaced(&self, revision: Revision, compact: Revision) {
         // A leader never receives a snapshot, so the clocks are not concerned.
+        self.auth.replaced();
         self.hub.replaced(Tip { revision, compact });
     }
 
@@ -111,6 +115,7 @@ impl Store {
     /// [`StoreError`]; nothing is left running then.
     pub async fn start(config: StoreConfig) -> Result<StoreHandle, StoreError> {
         config.check()?;
+        let provider = config.auth.provider()?;
         let certificates = Certificates::new(&config)?;
         let ports = Ports::bind(&config, &certificates).await?;
         let metrics = Arc::new(Metrics::new(config.extensive_metrics));
@@ -119,10 +124,16 @@ impl Store {
         let hub = Hub::new(HubLimits::default(), empty, Arc::clone(&metrics));
         let clock = Arc::new(LeaseClock::default());
         let board = Arc::new(Board::default());
-        let sink = Sinks { hub: Arc::clone(&hub), clock: Arc::clone(&clock), env: Arc::clone(&config.env), board: Arc::clone(&board) };
-        let sink = Arc::new(sink);
+        let keeper = Arc::new(Keeper::new(config.auth.token_ttl));
+        let sink = Arc::new(Sinks {
+            hub: Arc::clone(&hub),
+            clock: Arc::clone(&clock),
+            auth: Arc::clone(&keeper),
+            env: Arc::clone(&config.env),
+            board: Arc::clone(&board),
+        });
         let node = RaftNode::start(raft_config(&config, &ports, &certificates, &meter, sink)).await?;
-        match serve(&config, &node, (ports, certificates, meter), Told { hub, clock, board }, metrics).await {
+        match serve(&config, &node, (ports, certificates, meter), Made { hub, clock, metrics, board, keeper, provider }).await {
             Ok(handle) => Ok(handle),
             Err(error) => {
                 node.shutdown().await;
@@ -167,23 +178,32 @@ impl Certificates {
     }
 }
 
+/// What was made before the node, because the node's batches go there.
+struct Made {
+    hub: Arc<Hub>,
+    clock: Arc<LeaseClock>,
+    metrics: Arc<Metrics>,
+    board: Arc<Board>,
+    keeper: Arc<Keeper>,
+    provider: Provider,
+}
+
 /// Serves a node that has started.
 async fn serve(
     config: &StoreConfig,
     node: &Arc<RaftNode>,
     (ports, certificates, meter): (Ports, Certificates, Meter),
-    told: Told,
-    metrics: Arc<Metrics>,
+    made: Made,
 ) -> Result<StoreHandle, StoreError> {
     let views: Arc<dyn Views> = Arc::new(EngineViews(node.engine()));
-    told.hub.prime(tip_of(&*views)?);
+    made.hub.prime(tip_of(&*views)?);
     let mut peers = Vec::new();
     for listen in std::iter::once(&config.listen_peer).chain(&config.listen_peer_too) {
         let served = crate::net::serve(*listen, certificates.peers.clone(), node.handler(), Some(meter.clone())).await;
         peers.push(served.map_err(|error| StoreError::Listen { addr: listen.to_string(), why: error.to_string() })?);
     }
     let parts = Parts { consensus: Arc::clone(node) as Arc<dyn Consensus>, roster: Arc::clone(node) as Arc<dyn Roster>, views };
-    let (service, desk, mut tasks) = compose(config, parts, told, metrics);
+    let (service, desk, mut tasks) = compose(config, parts, made);
     node.set_desk(desk);
     tasks.extend(config.heal_after.map(|patience| crate::heal::run(Arc::clone(&service), patience)));
     let open = |bound: Bound, router: axum::Router| bound.open(router, &config.env, config.connections);
@@ -281,17 +301,10 @@ impl Roster for RaftNode {
     }
 }
 
-/// Who is told what was applied.
-struct Told {
-    hub: Arc<Hub>,
-    clock: Arc<LeaseClock>,
-    board: Arc<Board>,
-}
-
 /// Puts the parts together that stand over consensus.
-fn compose(config: &StoreConfig, parts: Parts, told: Told, metrics: Arc<Metrics>) -> (Arc<Service>, Arc<dyn LeaderDesk>, Vec<Task>) {
-    let Told { hub, clock, board } = told;
+fn compose(config: &StoreConfig, parts: Parts, made: Made) -> (Arc<Service>, Arc<dyn LeaderDesk>, Vec<Task>) {
     let Parts { consensus, roster, views } = parts;
+    let Made { hub, clock, metrics, board, keeper, provider } = made;
     let env = Arc::clone(&config.env);
     let (election, timeout) = (config.timings.election.1, config.timings.request);
     let (proposer, proposing) = Proposer::start(Arc::clone(&consensus), Arc::clone(&env), Arc::clone(&metrics), timeout);
@@ -317,8 +330,26 @@ fn compose(config: &StoreConfig, parts: Parts, told: Told, metrics: Arc<Metrics>
         compactor::run(config.retention(), &env, Arc::clone(&consensus), proposer.clone(), Arc::clone(&hub), Arc::clone(&views));
     tasks.extend(compacting);
     let (progress_every, bounds) = (config.progress_every, config.bounds);
-    let service =
-        Service { proposer, reader, hub, leases, consensus, roster, views, env, metrics, election, progress_every, bounds, room, status };
+    let workers = reader.workers().clone();
+    let ground = Ground { keeper, views: Arc::clone(&views), env: Arc::clone(&env), status: status.clone(), workers, timeout };
+    let auth = Auth::new(provider, config.auth.bcrypt_cost, ground);
+    let service = Service {
+        proposer,
+        reader,
+        hub,
+        leases,
+        auth,
+        consensus,
+        roster,
+        views,
+        env,
+        metrics,
+        election,
+        progress_every,
+        bounds,
+        room,
+        status,
+    };
     (Arc::new(service), desk, tasks)
 }
 

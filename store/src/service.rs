@@ -11,6 +11,7 @@ use kontiki_base::kv::{Consistency, DeleteReq, DeleteRes, KvError, Op, PutReq, P
 use kontiki_mvcc::{Alarm, Command, Reply, is_read_only, read_txn, validate};
 use tokio::sync::watch;
 
+use crate::auth::Auth;
 use crate::config::Bounds;
 use crate::lease::Leases;
 use crate::metrics::{Metrics, Sample};
@@ -48,6 +49,8 @@ pub struct Service {
     pub hub: Arc<Hub>,
     /// Leases.
     pub leases: Arc<Leases>,
+    /// Who a client is.
+    pub auth: Arc<Auth>,
     /// The other members.
     pub consensus: Arc<dyn Consensus>,
     /// Who they are.
@@ -78,7 +81,7 @@ fn reads_locally(txn: &Txn) -> bool {
     ops.peek().is_some() && ops.all(local)
 }
 
-fn mismatch<T>(reply: &Reply) -> Result<T, KvError> {
+pub(crate) fn mismatch<T>(reply: &Reply) -> Result<T, KvError> {
     Err(KvError::Internal(format!("the state machine answered {reply:?} to another command")))
 }
 

@@ -14,6 +14,7 @@ use kontiki_proto::env::SystemEnv;
 use kontiki_proto::trace::TraceContext;
 use tokio::sync::watch;
 
+use crate::auth::{Auth, AuthOptions, Ground, Keeper, Provider};
 use crate::expiry::LeaseClock;
 use crate::lease::{Desk, Leases};
 use crate::metrics::Metrics;
@@ -39,6 +40,8 @@ pub(crate) struct Solo {
     desk: Arc<dyn LeaderDesk>,
     /// Members that do not answer.
     pub(crate) silent: Mutex<Vec<MemberId>>,
+    /// The next proposal or promotion is refused with this.
+    refusal: Mutex<Option<KvError>>,
     /// While set, nobody gets an answer.
     pub(crate) cut_off: AtomicBool,
 }
@@ -68,6 +71,7 @@ impl Solo {
             sink,
             desk,
             silent: Mutex::default(),
+            refusal: Mutex::new(None),
             cut_off: AtomicBool::new(false),
         })
     }
@@ -77,18 +81,24 @@ impl Solo {
         self.status.send_modify(change);
     }
 
+    /// Refuses the next proposal or promotion.
+    pub(crate) fn refuse_next(&self, error: KvError) {
+        *self.refusal.lock().unwrap() = Some(error);
+    }
+
     fn carry_out(&self, commands: &[Command]) -> Vec<Outcome> {
         let mut state = self.state.lock().unwrap();
         state.index = state.index.next();
         let at = LogPos { term: self.status.borrow().term, index: state.index };
         let mut batch = Batch::default();
-        let mut leases = Vec::new();
+        let (mut leases, mut auth) = (Vec::new(), Vec::new());
         let outcomes: Vec<Outcome> = commands
             .iter()
             .map(|command| {
                 let outcome = apply(&state.view, at, command, &mut batch).unwrap();
-                match (&outcome.reply, command) {
+                match (&outcome.reply, command.inner()) {
                     (Ok(Reply::LeaseGrant { id, ttl }), _) => leases.push((*id, Some(*ttl))),
+                    (Ok(Reply::Auth(reply)), _) => auth.push(reply.clone()),
                     (Ok(Reply::LeaseRevoke), Command::LeaseRevoke { id } | Command::LeaseExpire { id, .. }) => leases.push((*id, None)),
                     _ => {}
                 }
@@ -108,7 +118,7 @@ impl Solo {
             }
         }
         self.sink.swept(now.compact);
-        self.sink.applied(AppliedBatch { index: state.index, revision: now.revision, compact: now.compact, events, leases });
+        self.sink.applied(AppliedBatch { index: state.index, revision: now.revision, compact: now.compact, events, leases, auth });
         self.status.send_modify(|s| {
             s.applied = at.index;
             s.committed = at.index;
@@ -132,6 +142,9 @@ impl Consensus for Solo {
     fn propose(&self, commands: Vec<Command>, _trace: Option<TraceContext>) -> BoxFuture<'static, Result<Vec<Outcome>, KvError>> {
         if self.cut_off.load(Ordering::Relaxed) {
             return Box::pin(std::future::pending());
+        }
+        if let Some(error) = self.refusal.lock().unwrap().take() {
+            return Box::pin(async { Err(error) });
         }
         let outcomes = self.carry_out(&commands);
         Box::pin(async move { Ok(outcomes) })
@@ -180,6 +193,9 @@ impl Consensus for Solo {
 
 impl Roster for Solo {
     fn promote(&self, id: MemberId, _ready: bool) -> BoxFuture<'static, Result<(), KvError>> {
+        if let Some(error) = self.refusal.lock().unwrap().take() {
+            return Box::pin(async { Err(error) });
+        }
         self.status.send_modify(|s| s.members.iter_mut().filter(|m| m.id == id).for_each(|m| m.learner = false));
         Box::pin(async { Ok(()) })
     }
@@ -205,6 +221,9 @@ impl Roster for Solo {
     }
 }
 
+/// As little as bcrypt can do.
+const BCRYPT_COST: u32 = 4;
+
 /// A whole member over [`Solo`].
 pub(crate) struct Bench {
     pub(crate) service: Arc<Service>,
@@ -216,8 +235,17 @@ pub(crate) fn bench() -> Bench {
     bench_with(HubLimits::default(), Duration::from_secs(600))
 }
 
+/// A member with another kind of tokens.
+pub(crate) fn bench_as(provider: Provider) -> Bench {
+    assemble(HubLimits::default(), Duration::from_secs(600), provider)
+}
+
 /// A member with other bounds for watches, and another interval of progress notifications. Election timeout: 100 ms.
 pub(crate) fn bench_with(limits: HubLimits, progress_every: Duration) -> Bench {
+    assemble(limits, progress_every, Provider::Simple)
+}
+
+fn assemble(limits: HubLimits, progress_every: Duration, provider: Provider) -> Bench {
     let env: Arc<dyn Env> = Arc::new(SystemEnv::new());
     let metrics = Arc::new(Metrics::default());
     let tip = Tip { revision: Revision::new(1), compact: Revision::new(-1) };
@@ -226,7 +254,14 @@ pub(crate) fn bench_with(limits: HubLimits, progress_every: Duration) -> Bench {
     let clock = Arc::new(LeaseClock::default());
     let board = Arc::new(Board::default());
     let desk = Arc::new(Desk::default());
-    let sinks = Arc::new(Sinks { hub: Arc::clone(&hub), clock: Arc::clone(&clock), env: Arc::clone(&env), board: Arc::clone(&board) });
+    let keeper = Arc::new(Keeper::new(AuthOptions::default().token_ttl));
+    let sinks = Arc::new(Sinks {
+        hub: Arc::clone(&hub),
+        clock: Arc::clone(&clock),
+        auth: Arc::clone(&keeper),
+        env: Arc::clone(&env),
+        board: Arc::clone(&board),
+    });
     let solo = Solo::new(sinks, Arc::clone(&desk) as Arc<dyn LeaderDesk>);
     let consensus: Arc<dyn Consensus> = Arc::clone(&solo) as Arc<dyn Consensus>;
     let views: Arc<dyn Views> = Arc::clone(&solo) as Arc<dyn Views>;
@@ -252,7 +287,26 @@ pub(crate) fn bench_with(limits: HubLimits, progress_every: Duration) -> Bench {
     let room = Room::new(board, limits, Arc::clone(&views), status.clone());
     proposer.keep_within(Arc::clone(&room));
     let bounds = crate::config::Bounds::default();
-    let service =
-        Service { proposer, reader, hub, leases, consensus, roster, views, env, metrics, election, progress_every, bounds, room, status };
+    let workers = reader.workers().clone();
+    let ground =
+        Ground { keeper, views: Arc::clone(&views), env: Arc::clone(&env), status: status.clone(), workers, timeout: election * 2 };
+    let auth = Auth::new(provider, BCRYPT_COST, ground);
+    let service = Service {
+        proposer,
+        reader,
+        hub,
+        leases,
+        auth,
+        consensus,
+        roster,
+        views,
+        env,
+        metrics,
+        election,
+        progress_every,
+        bounds,
+        room,
+        status,
+    };
     Bench { service: Arc::new(service), solo }
 }

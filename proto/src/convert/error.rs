@@ -280,6 +280,8 @@ pub fn kv_status(error: &KvError) -> Status {
         // A member that cannot read its own state says so in its own words; what all have agreed on has etcd's.
         None if matches!(error, KvError::Corrupt(why) if why == EtcdError::Corrupt.text()) => EtcdError::Corrupt.status(),
         Some(row) => row.status(),
+        // A member that cannot read its own state says so in its own words; what all have agreed on has etcd's.
+        None if matches!(error, KvError::Corrupt(why) if why == EtcdError::Corrupt.text()) => EtcdError::Corrupt.status(),
         None => Status::new(Code::from_i32(error.code().grpc()), error.to_string()),
     }
 }

@@ -100,6 +100,7 @@ pub fn corrupt(alarms: &[Alarm]) -> bool {
 /// # Errors
 /// [`KvError::NoSpace`], [`KvError::Corrupt`].
 pub fn allows(alarms: &[Alarm], cmd: &Command) -> Result<(), KvError> {
+    let cmd = cmd.inner();
     if alarms.is_empty() || matches!(cmd, Command::Alarm { .. }) {
         return Ok(());
     }
@@ -138,7 +139,7 @@ const LEASE_COST: u64 = 64;
 
 /// The bytes that a command may add to the store, as etcd reckons it for the quota. Zero always passes.
 pub fn cost(cmd: &Command) -> u64 {
-    match cmd {
+    match cmd.inner() {
         Command::Put(req) => put_cost(&req.key, &req.value),
         Command::Txn { txn, .. } => txn_cost(txn),
         Command::LeaseGrant { .. } => LEASE_COST,

@@ -9,6 +9,7 @@ use kontiki_base::env::Env;
 
 use super::table::{Effect, Kind};
 use super::{FlagError, Given, value};
+use crate::auth::AuthOptions;
 use crate::compactor::CompactionMode;
 use crate::config::{Bounds, Connections, HttpGuard, Listen, PeerTls, Pem, StoreConfig, TlsOptions, TlsVersions};
 use crate::raft::node::Timings;
@@ -105,6 +106,11 @@ pub fn apply(given: &Given, env: Arc<dyn Env>) -> Result<Applied, FlagError> {
         },
         auto_compaction_retention: given.get("auto-compaction-retention").to_owned(),
         heal_after: if given.get("auto-heal").is_empty() { None } else { Some(positive_duration(given, "auto-heal")?) },
+        auth: AuthOptions {
+            token: given.get("auth-token").to_owned(),
+            token_ttl: Duration::from_secs(number(given, "auth-token-ttl")?),
+            bcrypt_cost: u32::try_from(number(given, "bcrypt-cost")?).unwrap_or(u32::MAX),
+        },
         ..StoreConfig::single(name, data_dir, env)
     };
     config.check().map_err(|error| FlagError::Contradiction(error.to_string()))?;
@@ -398,12 +404,15 @@ mod tests {
             ("quota-backend-bytes", "-1"),
             ("auto-compaction-mode", "revision"),
             ("auto-compaction-retention", "1"),
+            ("auth-token", "jwt,sign-method=HS256,priv-key=secret"),
+            ("auth-token-ttl", "60"),
+            ("bcrypt-cost", "12"),
         ];
         let shown = |line: &str| {
             let c = config(line);
             let peers = (&c.listen_peer, &c.listen_peer_too, &c.initial_cluster, &c.cluster_token, c.join);
             let clients = (&c.listen_clients, &c.listen_metrics, &c.advertise_client_urls, &c.connections, &c.bounds, &c.guard);
-            let space = (c.quota_backend_bytes, c.auto_compaction_mode, &c.auto_compaction_retention);
+            let space = (c.quota_backend_bytes, c.auto_compaction_mode, &c.auto_compaction_retention, &c.auth);
             format!("{:?}", (&c.name, &c.data_dir, peers, clients, &c.timings, c.progress_every, c.extensive_metrics, c.heal_after, space))
         };
         for (name, value) in other {

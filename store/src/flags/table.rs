@@ -220,9 +220,9 @@ pub const FLAGS: &[Flag] = &[
     refused("peer-client-key-file", FILE, "", "members show --peer-cert-file in both directions"),
     idle("peer-skip-client-san-verification", Bool, "false", "a member that calls is not asked for its address"),
     // Users.
-    idle("auth-token", Text("SPEC"), "simple", "users are not built yet"),
-    idle("auth-token-ttl", Text("SECONDS"), "300", "users are not built yet"),
-    idle("bcrypt-cost", NUMBER, "10", "users are not built yet"),
+    works("auth-token", Text("SPEC"), "simple", "Tokens: simple, or jwt,sign-method=EdDSA,pub-key=FILE,priv-key=FILE,ttl=10m"),
+    works("auth-token-ttl", NUMBER, "300", "Seconds after its last use when a simple token ends"),
+    works("bcrypt-cost", NUMBER, "10", "The cost of hashing a password, from 4 to 31: each step doubles it"),
     // HTTP.
     works("cors", Text("ORIGINS"), "", "Origins whose pages a browser may let use the HTTP API; * for all"),
     works("host-whitelist", Text("NAMES"), "*", "Names under which a plaintext port may be addressed over HTTP; * for any"),

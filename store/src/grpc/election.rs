@@ -16,18 +16,19 @@ use tonic::{Request, Response, Status};
 
 use super::Api;
 use super::turn::{Turn, oldest, prefix_of, still};
+use crate::auth::Caller;
 use crate::watch::{Out, Pace, Session, WatchSpec};
 
 impl Api {
     /// Does something as the leader that `leader` names, if it still is.
-    async fn as_leader(&self, leader: &pb::LeaderKey, op: Op) -> Result<Option<TxnRes>, Status> {
+    async fn as_leader(&self, caller: &Caller, leader: &pb::LeaderKey, op: Op) -> Result<Option<TxnRes>, Status> {
         let txn = Txn { compare: vec![still(&leader.key, Revision::new(leader.rev))], success: vec![op], failure: Vec::new() };
-        let res = self.service.txn(txn, None, limits::TXN_OPS).await.map_err(|e| kv_status(&e))?;
+        let res = self.service.by(caller).txn(txn, limits::TXN_OPS).await.map_err(|e| kv_status(&e))?;
         Ok(res.succeeded.then_some(res))
     }
 
-    async fn leader_of(&self, name: &[u8]) -> Result<(Option<KeyValue>, Revision), Status> {
-        let res = self.service.range(oldest(&prefix_of(name))).await.map_err(|e| kv_status(&e))?;
+    async fn leader_of(&self, caller: &Caller, name: &[u8]) -> Result<(Option<KeyValue>, Revision), Status> {
+        let res = self.service.by(caller).range(oldest(&prefix_of(name))).await.map_err(|e| kv_status(&e))?;
         Ok((res.kvs.into_iter().next(), res.revision))
     }
 }
@@ -36,14 +37,15 @@ impl Api {
 impl pb::election_server::Election for Api {
     async fn campaign(&self, req: Request<pb::CampaignRequest>) -> Result<Response<pb::CampaignResponse>, Status> {
         self.not_learner()?;
+        let caller = Caller::of(&req);
         let pb::CampaignRequest { name, lease, value } = req.into_inner();
-        let turn = Turn::take(&self.service, &name, LeaseId::new(lease), value.clone()).await.map_err(|e| kv_status(&e))?;
+        let turn = Turn::take(&self.service, caller.clone(), &name, LeaseId::new(lease), value.clone()).await.map_err(|e| kv_status(&e))?;
         if turn.found.as_ref().is_some_and(|kv| kv.value != value) {
             let again = pb::LeaderKey { name: name.clone(), key: turn.key.clone(), rev: turn.revision.get(), lease: turn.lease.get() };
             let put = PutReq { key: turn.key.clone(), value, lease: turn.lease, ..PutReq::default() };
-            self.as_leader(&again, Op::Put(put)).await?.ok_or(EtcdError::ElectionNotLeader)?;
+            self.as_leader(&caller, &again, Op::Put(put)).await?.ok_or(EtcdError::ElectionNotLeader)?;
         }
-        let revision = turn.wait().await.map_err(|e| kv_status(&e))?.max(turn.taken_at);
+        let revision = turn.wait().await.map_err(|e| kv_status(&e))?.ok_or(EtcdError::LeaseNotFound)?.max(turn.taken_at);
         let (key, rev, lease) = turn.keep();
         let leader = pb::LeaderKey { name, key, rev: rev.get(), lease: lease.get() };
         Ok(Response::new(pb::CampaignResponse { header: self.header(revision), leader: Some(leader) }))
@@ -51,16 +53,18 @@ impl pb::election_server::Election for Api {
 
     async fn proclaim(&self, req: Request<pb::ProclaimRequest>) -> Result<Response<pb::ProclaimResponse>, Status> {
         self.not_learner()?;
+        let caller = Caller::of(&req);
         let pb::ProclaimRequest { leader, value } = req.into_inner();
         let leader = leader.ok_or(EtcdError::MissingLeaderKey)?;
         let put = PutReq { key: leader.key.clone(), value, lease: LeaseId::new(leader.lease), ..PutReq::default() };
-        let res = self.as_leader(&leader, Op::Put(put)).await?.ok_or(EtcdError::ElectionNotLeader)?;
+        let res = self.as_leader(&caller, &leader, Op::Put(put)).await?.ok_or(EtcdError::ElectionNotLeader)?;
         Ok(Response::new(pb::ProclaimResponse { header: self.header(res.revision) }))
     }
 
     async fn leader(&self, req: Request<pb::LeaderRequest>) -> Result<Response<pb::LeaderResponse>, Status> {
         self.not_learner()?;
-        let (leader, revision) = self.leader_of(&req.into_inner().name).await?;
+        let caller = Caller::of(&req);
+        let (leader, revision) = self.leader_of(&caller, &req.into_inner().name).await?;
         let leader = leader.ok_or(EtcdError::ElectionNoLeader)?;
         Ok(Response::new(pb::LeaderResponse { header: self.header(revision), kv: Some(kv_to_wire(leader)) }))
     }
@@ -69,7 +73,7 @@ impl pb::election_server::Election for Api {
 
     async fn observe(&self, req: Request<pb::LeaderRequest>) -> Result<Response<Self::ObserveStream>, Status> {
         self.not_learner()?;
-        let observer = Observer { api: self.clone(), name: req.into_inner().name, told: None, session: None };
+        let observer = Observer { api: self.clone(), caller: Caller::of(&req), name: req.into_inner().name, told: None, session: None };
         Ok(Response::new(Box::pin(futures::stream::unfold(Some(observer), |observer| async move {
             let mut observer = observer?;
             match observer.next().await {
@@ -81,10 +85,11 @@ impl pb::election_server::Election for Api {
 
     async fn resign(&self, req: Request<pb::ResignRequest>) -> Result<Response<pb::ResignResponse>, Status> {
         self.not_learner()?;
+        let caller = Caller::of(&req);
         let leader = req.into_inner().leader.ok_or(EtcdError::MissingLeaderKey)?;
         let delete = DeleteReq { range: KeyRange::single(leader.key.clone()), prev_kv: false };
         // Whoever does not lead any more has nothing to resign from: that is no error.
-        let res = self.as_leader(&leader, Op::Delete(delete)).await?;
+        let res = self.as_leader(&caller, &leader, Op::Delete(delete)).await?;
         Ok(Response::new(pb::ResignResponse { header: self.header(res.map_or(self.service.revision(), |r| r.revision)) }))
     }
 }
@@ -92,6 +97,7 @@ impl pb::election_server::Election for Api {
 /// Tells who leads, as it changes.
 struct Observer {
     api: Api,
+    caller: Caller,
     name: Bytes,
     /// Whom and what was told last: when the key was created, and when it was last written.
     told: Option<(Revision, Revision)>,
@@ -101,7 +107,7 @@ struct Observer {
 impl Observer {
     async fn next(&mut self) -> Result<pb::LeaderResponse, Status> {
         loop {
-            let (leader, revision) = self.api.leader_of(&self.name).await?;
+            let (leader, revision) = self.api.leader_of(&self.caller, &self.name).await?;
             self.watch_from(revision.next());
             let now = leader.as_ref().map(|kv| (kv.create_revision, kv.mod_revision));
             if now.is_some() && now != self.told {

@@ -16,6 +16,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::Api;
+use crate::auth::Caller;
 use crate::config::Bounds;
 
 /// The first piece of a streamed range has so many keys; later ones grow or shrink towards the size of a message.
@@ -36,6 +37,7 @@ fn first_error(bad: BadTxn, bounds: Bounds) -> Status {
 #[tonic::async_trait]
 impl pb::kv_server::Kv for Api {
     async fn range(&self, req: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
+        let caller = Caller::of(&req);
         let req = req.into_inner();
         if req.key.is_empty() {
             return Err(EtcdError::EmptyKey.status());
@@ -43,7 +45,7 @@ impl pb::kv_server::Kv for Api {
         if !req.serializable {
             self.not_learner()?;
         }
-        let res = self.service.range(request::range_from_wire(req)?).await.map_err(|e| kv_status(&e))?;
+        let res = self.service.by(&caller).range(request::range_from_wire(req)?).await.map_err(|e| kv_status(&e))?;
         let header = self.header(res.revision);
         Ok(Response::new(response::range_to_wire(res, header)))
     }
@@ -51,6 +53,7 @@ impl pb::kv_server::Kv for Api {
     type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<pb::RangeStreamResponse, Status>> + Send>>;
 
     async fn range_stream(&self, req: Request<pb::RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let caller = Caller::of(&req);
         let req = req.into_inner();
         if req.key.is_empty() {
             return Err(EtcdError::EmptyKey.status());
@@ -66,6 +69,7 @@ impl pb::kv_server::Kv for Api {
             self.not_learner()?;
             self.service.reader.barrier().await.map_err(|e| kv_status(&e))?;
         }
+        self.service.by(&caller).may_read(&req.range).await.map_err(|e| kv_status(&e))?;
         let state = Some(Chunks { api: self.clone(), left: req.limit, req, size: FIRST_CHUNK, count: None });
         Ok(Response::new(Box::pin(futures::stream::try_unfold(state, |state| async move {
             let Some(chunks) = state else { return Ok(None) };
@@ -75,24 +79,27 @@ impl pb::kv_server::Kv for Api {
 
     async fn put(&self, req: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         self.not_learner()?;
+        let caller = Caller::of(&req);
         let req = req.into_inner();
         small_enough(&req, self.service.bounds)?;
-        let res = self.service.put(request::put_from_wire(req)).await.map_err(|e| kv_status(&e))?;
+        let res = self.service.by(&caller).put(request::put_from_wire(req)).await.map_err(|e| kv_status(&e))?;
         let header = self.header(res.revision);
         Ok(Response::new(response::put_to_wire(res, header)))
     }
 
     async fn delete_range(&self, req: Request<pb::DeleteRangeRequest>) -> Result<Response<pb::DeleteRangeResponse>, Status> {
         self.not_learner()?;
+        let caller = Caller::of(&req);
         let req = req.into_inner();
         small_enough(&req, self.service.bounds)?;
-        let res = self.service.delete(request::delete_from_wire(req)).await.map_err(|e| kv_status(&e))?;
+        let res = self.service.by(&caller).delete(request::delete_from_wire(req)).await.map_err(|e| kv_status(&e))?;
         let header = self.header(res.revision);
         Ok(Response::new(response::delete_to_wire(res, header)))
     }
 
     async fn txn(&self, req: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         self.not_learner()?;
+        let caller = Caller::of(&req);
         let req = req.into_inner();
         // Before the steps are looked at one by one, as in etcd.
         if [req.compare.len(), req.success.len(), req.failure.len()].iter().any(|len| *len > self.service.bounds.txn_ops) {
@@ -100,15 +107,16 @@ impl pb::kv_server::Kv for Api {
         }
         small_enough(&req, self.service.bounds)?;
         let txn = request::txn_from_wire(req).map_err(|bad| first_error(bad, self.service.bounds))?;
-        let res = self.service.txn(txn, None, self.service.bounds.txn_ops).await.map_err(|e| kv_status(&e))?;
+        let res = self.service.by(&caller).txn(txn, self.service.bounds.txn_ops).await.map_err(|e| kv_status(&e))?;
         let header = self.header(res.revision);
         Ok(Response::new(response::txn_to_wire(res, header)))
     }
 
     async fn compact(&self, req: Request<pb::CompactionRequest>) -> Result<Response<pb::CompactionResponse>, Status> {
         self.not_learner()?;
+        let caller = Caller::of(&req);
         let req = req.into_inner();
-        self.service.compact(Revision::new(req.revision), req.physical).await.map_err(|e| kv_status(&e))?;
+        self.service.by(&caller).compact(Revision::new(req.revision), req.physical).await.map_err(|e| kv_status(&e))?;
         Ok(Response::new(pb::CompactionResponse { header: self.header_now() }))
     }
 }

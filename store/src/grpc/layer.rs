@@ -11,13 +11,14 @@ use axum::response::Response;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use kontiki_base::env::Mono;
-use kontiki_proto::convert::error::{EtcdError, kv_status};
+use kontiki_proto::convert::error::{EtcdError, kv_status, message_too_large};
 use kontiki_proto::trace::{self, names};
 use tonic::Code;
 use tracing::Instrument as _;
 
 use super::count::{Inbound, Tally};
-use super::message_bytes;
+use super::{gate, message_bytes};
+use crate::auth::Caller;
 use crate::http::Peer;
 use crate::metrics::{Client, Handled, Rpc};
 use crate::raft::Role;
@@ -48,6 +49,17 @@ pub(super) async fn around(State(service): State<Arc<Service>>, request: Request
     let tally = Tally::sent(metrics, &rpc);
     if let Err(refusal) = allowed(&service, &rpc, needs_leader) {
         return finish(refusal.into_http(), counted, tally, limit);
+    }
+    let admitted = match gate::demand(&service, request.uri().path()) {
+        Ok(None) => Ok(()),
+        Ok(Some(demand)) => {
+            let caller = Caller::of_http(request.headers(), request.extensions().get::<Peer>());
+            gate::admit(&service, demand, &caller).await
+        }
+        Err(status) => Err(status),
+    };
+    if let Err(status) = admitted {
+        return finish(status.into_http(), counted, tally, limit);
     }
     let inbound = Tally::received(metrics, &rpc);
     let request = request.map(|inner| Body::new(Inbound { inner, tally: inbound }));
@@ -144,7 +156,7 @@ fn say_it_as_etcd(headers: &mut HeaderMap, limit: usize) {
     let Some(found) = plain.strip_prefix(HEAD).and_then(|rest| rest.split(' ').next()).and_then(|n| n.parse::<u64>().ok()) else {
         return;
     };
-    let message = format!("grpc: received message larger than max ({found} vs. {limit})").replace(' ', "%20");
+    let message = message_too_large(found, limit).replace(' ', "%20");
     if let Ok(message) = HeaderValue::try_from(message) {
         headers.insert("grpc-status", HeaderValue::from(Code::ResourceExhausted as i32));
         headers.insert("grpc-message", message);

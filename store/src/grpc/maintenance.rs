@@ -11,6 +11,7 @@ use pb::downgrade_request::DowngradeAction;
 use tonic::{Request, Response, Status};
 
 use super::Api;
+use crate::auth::Caller;
 use crate::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
 use crate::raft::Role;
 
@@ -38,7 +39,11 @@ impl Api {
 impl pb::maintenance_server::Maintenance for Api {
     async fn alarm(&self, req: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
         self.not_learner()?;
+        let caller = Caller::of(&req);
         let req = req.into_inner();
+        let acting = self.service.by(&caller);
+        let allowed = if req.action == i32::from(AlarmAction::Get) { acting.must_be_known().await } else { acting.must_be_admin().await };
+        allowed.map_err(|e| kv_status(&e))?;
         let kind = AlarmKind::ALL.iter().copied().find(|kind| i32::from(*kind as u8) == req.alarm);
         let change = |raise| async move {
             // No kind, or one that we do not know: nothing to do, as in etcd.

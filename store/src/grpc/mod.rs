@@ -8,6 +8,7 @@
 //! | `cluster` | `etcdserverpb.Cluster` |
 //! | `maintenance`, `snapshot` | `etcdserverpb.Maintenance` |
 //! | `auth` | `etcdserverpb.Auth` |
+//! | `gate` | what each call demands of its caller while auth is enabled |
 //! | `lock`, `election` | `v3lockpb.Lock`, `v3electionpb.Election`; `turn` is the queue that both stand in |
 //! | `layer`, `count` | what every call goes through: spans, counts, `hasleader`, what learners do not serve |
 
@@ -15,6 +16,7 @@ mod auth;
 mod cluster;
 mod count;
 mod election;
+mod gate;
 mod kv;
 mod layer;
 mod lease;

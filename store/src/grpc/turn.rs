@@ -14,6 +14,7 @@ use kontiki_base::kv::{
 };
 use kontiki_base::limits;
 
+use crate::auth::Caller;
 use crate::service::Service;
 use crate::watch::{Out, Pace, WatchSpec};
 
@@ -23,6 +24,7 @@ const SESSION_TTL: i64 = 60;
 /// A place in a queue.
 pub(super) struct Turn {
     service: Arc<Service>,
+    caller: Caller,
     pub(super) key: Bytes,
     pub(super) revision: Revision,
     pub(super) lease: LeaseId,
@@ -53,13 +55,13 @@ pub(super) fn still(key: &Bytes, created: Revision) -> Compare {
 
 impl Turn {
     /// Takes a place, under a lease or a new one.
-    pub(super) async fn take(service: &Arc<Service>, name: &[u8], lease: LeaseId, value: Bytes) -> Result<Self, KvError> {
+    pub(super) async fn take(service: &Arc<Service>, caller: Caller, name: &[u8], lease: LeaseId, value: Bytes) -> Result<Self, KvError> {
         let lease = match lease {
-            LeaseId::ZERO => service.leases.grant(LeaseId::ZERO, SESSION_TTL).await?.0,
+            LeaseId::ZERO => service.by(&caller).grant(LeaseId::ZERO, SESSION_TTL).await?.0,
             lease => lease,
         };
         // Also finds out that there is no such lease.
-        let ttl = service.leases.keep_alive(lease).await?.ok_or(KvError::LeaseNotFound)?;
+        let ttl = service.by(&caller).keep_alive(lease).await?.ok_or(KvError::LeaseNotFound)?;
         let prefix = prefix_of(name);
         let key: Bytes = [&prefix[..], format!("{:x}", lease.get()).as_bytes()].concat().into();
         let mine = RangeReq::new(KeyRange::single(key.clone()));
@@ -68,7 +70,7 @@ impl Turn {
             success: vec![Op::Put(PutReq { key: key.clone(), value, lease, ..PutReq::default() })],
             failure: vec![Op::Range(mine)],
         };
-        let res = service.txn(txn, None, limits::TXN_OPS).await?;
+        let res = service.by(&caller).txn(txn, limits::TXN_OPS).await?;
         let found = match res.responses.into_iter().next() {
             Some(OpRes::Range(range)) => range.kvs.into_iter().next(),
             _ => None,
@@ -76,11 +78,11 @@ impl Turn {
         let revision = found.as_ref().map_or(res.revision, |kv| kv.create_revision);
         let keep_alive = Some(keep_alive(service, lease, ttl));
         let service = Arc::clone(service);
-        Ok(Self { service, key, revision, lease, found, taken_at: res.revision, prefix, keep_alive, kept: false })
+        Ok(Self { service, caller, key, revision, lease, found, taken_at: res.revision, prefix, keep_alive, kept: false })
     }
 
-    /// Waits until everybody who came before has gone. Answers with the store's revision then.
-    pub(super) async fn wait(&self) -> Result<Revision, KvError> {
+    /// Waits until everybody who came before has gone. Answers with the store's revision then; `None` if the place was lost meanwhile.
+    pub(super) async fn wait(&self) -> Result<Option<Revision>, KvError> {
         let before = Revision::new(self.revision.get() - 1);
         loop {
             let last = RangeReq {
@@ -90,7 +92,7 @@ impl Turn {
                 max_create: before,
                 ..RangeReq::new(KeyRange::prefix(self.prefix.clone()))
             };
-            let res = self.service.range(last).await?;
+            let res = self.service.by(&self.caller).range(last).await?;
             match res.kvs.into_iter().next() {
                 None => return self.check().await,
                 Some(kv) => self.wait_for_deletion(kv.key, res.revision).await?,
@@ -99,11 +101,11 @@ impl Turn {
     }
 
     /// The place may have been lost while waiting: with the lease, or because somebody deleted the key.
-    async fn check(&self) -> Result<Revision, KvError> {
-        let mine = self.service.range(RangeReq::new(KeyRange::single(self.key.clone()))).await?;
+    async fn check(&self) -> Result<Option<Revision>, KvError> {
+        let mine = self.service.by(&self.caller).range(RangeReq::new(KeyRange::single(self.key.clone()))).await?;
         match mine.kvs.first() {
-            Some(kv) if kv.create_revision == self.revision => Ok(mine.revision),
-            _ => Err(KvError::LeaseNotFound),
+            Some(kv) if kv.create_revision == self.revision => Ok(Some(mine.revision)),
+            _ => Ok(None),
         }
     }
 

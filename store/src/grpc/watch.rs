@@ -11,9 +11,9 @@ use bytes::Bytes;
 use futures::Stream;
 use kontiki_base::ids::Revision;
 use kontiki_base::key::KeyRange;
-use kontiki_base::kv::Event;
+use kontiki_base::kv::{Event, KvError};
 use kontiki_base::{BoxFuture, WatchId};
-use kontiki_proto::convert::error::{EtcdError, kv_status};
+use kontiki_proto::convert::error::{EtcdError, kv_status, reason, row_of};
 use kontiki_proto::convert::event_to_wire;
 use kontiki_proto::etcd::etcdserverpb as pb;
 use pb::watch_create_request::FilterType;
@@ -22,6 +22,7 @@ use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Api, message_bytes};
+use crate::auth::Caller;
 use crate::service::Service;
 use crate::watch::{Canceled, Out, Pace, Session, WatchSpec};
 
@@ -38,6 +39,7 @@ impl pb::watch_server::Watch for Api {
     async fn watch(&self, req: Request<Streaming<pb::WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         let needs_leader = req.metadata().get("hasleader").is_some_and(|value| value == "true");
         let serving = Serving {
+            caller: Caller::of(&req),
             session: self.service.watch(Pace::Every(self.service.progress_every)),
             api: self.clone(),
             inbound: req.into_inner(),
@@ -58,6 +60,7 @@ impl pb::watch_server::Watch for Api {
 
 struct Serving {
     api: Api,
+    caller: Caller,
     session: Session,
     inbound: Streaming<pb::WatchRequest>,
     /// The client has said all it has to say, and still listens: as in etcd, its watches go on.
@@ -88,7 +91,7 @@ impl Serving {
                 () = or_never(&mut self.leaderless) => Woken::Leaderless,
             };
             match woken {
-                Woken::Asked(Some(request)) => self.ask(request),
+                Woken::Asked(Some(request)) => self.ask(request).await,
                 Woken::Asked(None) => self.said_all = true,
                 Woken::Happened(Some(out)) => self.tell(out),
                 Woken::Happened(None) => return Err(EtcdError::Stopped.status()),
@@ -97,10 +100,14 @@ impl Serving {
         }
     }
 
-    fn ask(&mut self, request: pb::WatchRequest) {
+    async fn ask(&mut self, request: pb::WatchRequest) {
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => {
-                self.session.create(spec_of(create));
+                let spec = spec_of(create);
+                match self.api.service.by(&self.caller).may_read(&spec.range).await {
+                    Ok(()) => self.session.create(spec),
+                    Err(error) => self.ready.push_back(denied(&error, self.api.header_now())),
+                }
             }
             Some(RequestUnion::CancelRequest(cancel)) => self.session.cancel(WatchId::new(cancel.watch_id)),
             Some(RequestUnion::ProgressRequest(_)) => self.session.request_progress(),
@@ -125,12 +132,25 @@ impl Serving {
     }
 }
 
+/// The answer to whoever may not watch what they want to. The stream stays.
+fn denied(error: &KvError, header: Option<pb::ResponseHeader>) -> pb::WatchResponse {
+    let row = row_of(error).unwrap_or(EtcdError::PermissionDenied);
+    pb::WatchResponse {
+        header,
+        watch_id: NO_WATCH,
+        created: true,
+        canceled: true,
+        cancel_reason: reason::printed(row),
+        ..Default::default()
+    }
+}
+
 fn canceled(id: Option<WatchId>, why: &Canceled, empty: pb::WatchResponse) -> pb::WatchResponse {
     let (compact_revision, cancel_reason) = match why {
         Canceled::Client => (0, String::new()),
         Canceled::Compacted(compact) => (compact.get(), String::new()),
-        Canceled::EmptyRange => (0, "mvcc: watcher range is empty".into()),
-        Canceled::DuplicateId => (0, "mvcc: duplicate watch ID provided on the WatchStream".into()),
+        Canceled::EmptyRange => (0, reason::EMPTY_RANGE.into()),
+        Canceled::DuplicateId => (0, reason::DUPLICATE_ID.into()),
         Canceled::NegativeStart => (0, EtcdError::Compacted.text().into()),
         Canceled::TooMany => (0, EtcdError::TooManyRequests.text().into()),
     };

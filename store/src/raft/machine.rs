@@ -17,6 +17,7 @@ use kontiki_base::ids::{LogIndex, LogPos};
 use kontiki_base::kv::Event;
 use kontiki_base::limits;
 use kontiki_base::mutant;
+use kontiki_mvcc::auth::AuthReply;
 use kontiki_mvcc::{Alarm, Batch, Command, Outcome, Overlay, Reply, View};
 use kontiki_proto::trace::{self, names};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -64,6 +65,7 @@ struct Chunk {
     batch: Batch,
     events: Vec<Event>,
     leases: Vec<(LeaseId, Option<i64>)>,
+    auth: Vec<AuthReply>,
     answers: Vec<(LogPos, Option<Answer>)>,
     /// An alarm was raised or taken back.
     alarmed: bool,
@@ -120,9 +122,9 @@ impl Applier {
         let now = kontiki_mvcc::current(&Overlay { base: &*view, batch: &chunk.batch }).map_err(io::Error::other)?;
         drop(view);
         let mark = mutant!("M11", self.mark(last), self.mark(self.engine.applied().pos));
-        self.engine.commit(chunk.batch, mark).map_err(io::Error::other)?;
-        let batch =
-            AppliedBatch { index: last.index, revision: now.revision, compact: now.compact, events: chunk.events, leases: chunk.leases };
+        self.engine.commit(std::mem::take(&mut chunk.batch), mark).map_err(io::Error::other)?;
+        let Chunk { events, leases, auth, answers, .. } = chunk;
+        let batch = AppliedBatch { index: last.index, revision: now.revision, compact: now.compact, events, leases, auth };
         self.sink.applied(batch);
         for span in &spans {
             span.record("revision", now.revision.get());
@@ -131,7 +133,7 @@ impl Applier {
             self.tell_alarms()?;
         }
         self.applied.send_replace(last);
-        for (at, answer) in chunk.answers {
+        for (at, answer) in answers {
             self.pending.applied(at, answer);
         }
         Ok(())
@@ -142,11 +144,12 @@ impl Applier {
         for command in commands {
             let outcome = kontiki_mvcc::apply(view, at, command, &mut chunk.batch).map_err(io::Error::other)?;
             chunk.events.extend(outcome.events.iter().cloned());
-            match (command, &outcome.reply) {
+            match (command.inner(), &outcome.reply) {
                 (_, Ok(Reply::LeaseGrant { id, ttl })) => chunk.leases.push((*id, Some(*ttl))),
                 (Command::LeaseRevoke { id } | Command::LeaseExpire { id, .. }, Ok(_)) => chunk.leases.push((*id, None)),
                 (Command::Compact { .. }, Ok(_)) => self.note_sweeping(true),
                 (Command::Alarm { .. }, Ok(_)) => chunk.alarmed = true,
+                (_, Ok(Reply::Auth(reply))) => chunk.auth.push(reply.clone()),
                 _ => {}
             }
             outcomes.push(outcome);

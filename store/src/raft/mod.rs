@@ -124,6 +124,8 @@ pub struct AppliedBatch {
     pub events: Vec<Event>,
     /// Leases that the batch granted (with seconds to live) or revoked (`None`).
     pub leases: Vec<(kontiki_base::LeaseId, Option<i64>)>,
+    /// What the batch did to users and tokens.
+    pub auth: Vec<kontiki_mvcc::auth::AuthReply>,
 }
 
 /// Is told of every applied batch, on the apply thread: must not block.

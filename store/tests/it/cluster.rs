@@ -18,6 +18,11 @@ use pb::maintenance_client::MaintenanceClient;
 use tonic::transport::{Channel, Endpoint};
 
 pub(crate) async fn start_three(dir: &Path) -> Vec<StoreHandle> {
+    start_three_with(dir, |_| {}).await
+}
+
+/// Three members, each made a little otherwise.
+pub(crate) async fn start_three_with(dir: &Path, change: impl Fn(&mut StoreConfig)) -> Vec<StoreHandle> {
     // Held until all are known, so that no two are the same.
     let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let peers: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
@@ -29,6 +34,7 @@ pub(crate) async fn start_three(dir: &Path) -> Vec<StoreHandle> {
         let mut config = StoreConfig::single(&name, dir.join(&name), Arc::new(SystemEnv::new()));
         config.listen_peer = *addr;
         config.initial_cluster = cluster.clone();
+        change(&mut config);
         stores.push(Store::start(config).await.unwrap());
     }
     stores

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
+mod auth;
 mod cluster;
 mod differential;
 mod etcd;

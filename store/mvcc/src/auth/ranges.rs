@@ -90,7 +90,8 @@ mod tests {
     #[test]
     fn ranges_that_touch_are_one_and_a_gap_is_none() {
         let ranges = |all: &[(&'static str, &'static str)]| all.iter().map(|(k, e)| wire(k, e)).collect::<Vec<_>>();
-        let table: &[(&[(&str, &str)], (&str, &str), bool)] = &[
+        type Wire = (&'static str, &'static str);
+        let table: &[(&[Wire], Wire, bool)] = &[
             (&[("a", "c"), ("c", "e")], ("a", "e"), true),
             (&[("a", "c"), ("c", "e")], ("b", "d"), true),
             (&[("a", "c"), ("d", "e")], ("a", "e"), false),

@@ -201,7 +201,11 @@ fn every_place_that_names_a_key_is_guarded() {
         ("read what can only be written", txn(then(vec![read(one("w1")), Op::Put(put("w1", "v"))])), denied),
         ("a condition", txn(Txn { compare: vec![compare("r1")], ..then(vec![Op::Put(put("w1", "v"))]) }), Ok(())),
         ("a condition on what can only be written", txn(Txn { compare: vec![compare("w1")], ..Txn::default() }), denied),
-        ("the branch that will not run", txn(Txn { success: vec![Op::Put(put("z", "v"))], failure: vec![], compare: vec![compare("r1")] }), denied),
+        (
+            "the branch that will not run",
+            txn(Txn { success: vec![Op::Put(put("z", "v"))], failure: vec![], compare: vec![compare("r1")] }),
+            denied,
+        ),
         ("the other branch", txn(Txn { failure: vec![Op::Delete(del(one("z"), false))], ..Txn::default() }), denied),
         ("put and see, in a transaction", txn(then(vec![Op::Put(with_prev("w1"))])), denied),
         ("delete and see, in a transaction", txn(then(vec![Op::Delete(del(one("w1"), true))])), denied),

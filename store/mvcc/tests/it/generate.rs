@@ -5,8 +5,8 @@ use bytes::Bytes;
 use kontiki_base::ids::{LeaseId, MemberId, Revision, Term};
 use kontiki_base::key::{KeyRange, RangeEnd};
 use kontiki_base::kv::{Compare, CompareOp, CompareTarget, Consistency, DeleteReq, Op, PutReq, RangeReq, SortOrder, SortTarget, Txn};
-use kontiki_mvcc::{Alarm, AlarmKind, Command};
 use kontiki_mvcc::auth::{Access, AuthCommand, Permission, Who};
+use kontiki_mvcc::{Alarm, AlarmKind, Command};
 
 use crate::util::TERM;
 

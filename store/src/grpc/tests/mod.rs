@@ -1,5 +1,7 @@
 //! The services over a real channel, on a real port; consensus alone is not real.
 
+mod auth;
+mod errors;
 mod kv;
 mod lease;
 mod others;
@@ -18,7 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use crate::http::{Bound, Door};
-use crate::testing::{Bench, bench_with};
+use crate::testing::{Bench, bench_as, bench_with};
 use crate::watch::hub::HubLimits;
 
 /// A member with its port open, and a channel to it.
@@ -34,7 +36,15 @@ async fn served() -> Served {
 }
 
 async fn served_with(limits: HubLimits, progress_every: Duration) -> Served {
-    let bench = bench_with(limits, progress_every);
+    open(bench_with(limits, progress_every)).await
+}
+
+/// A member with another kind of tokens.
+async fn served_as(provider: crate::auth::Provider) -> Served {
+    open(bench_as(provider)).await
+}
+
+async fn open(bench: Bench) -> Served {
     let router = crate::http::router(&bench.service);
     let any = crate::listen::Listen::plain(SocketAddr::from(([127, 0, 0, 1], 0)));
     let door = Bound::new(any, None).await.unwrap().open(router, &bench.service.env, crate::http::Connections::default());

@@ -1,4 +1,4 @@
-//! Cluster, Maintenance, Auth, Lock, Election, Health, and what is not there.
+//! Cluster, Maintenance, Lock, Election, Health, and what is not there.
 
 use kontiki_proto::etcd::{v3electionpb, v3lockpb};
 use pb::auth_client::AuthClient;
@@ -81,8 +81,6 @@ async fn maintenance_answers_as_etcd_does() {
     assert_eq!(wrong, (Code::InvalidArgument, "etcdserver: wrong downgrade target version format".into()));
     let far = said(served.maintenance().downgrade(downgrade("3.4.0")).await);
     assert_eq!(far, (Code::InvalidArgument, "etcdserver: invalid downgrade target version".into()));
-    let snapshot = said(served.maintenance().snapshot(pb::SnapshotRequest {}).await);
-    assert_eq!(snapshot.0, Code::Unimplemented);
 }
 
 /// Carries out an alarm request; the alarms in the answer, as (member, alarm).
@@ -138,19 +136,6 @@ async fn alarms_are_raised_listed_and_taken_back() {
     served.maintenance().hash_kv(pb::HashKvRequest { revision: 0 }).await.unwrap();
     assert_eq!(alarm(served, DEACTIVATE, 5, 2).await, [(5, 2)]);
     served.kv().put(put).await.unwrap();
-}
-
-#[tokio::test]
-async fn auth_is_disabled_and_says_so() {
-    let served = &served().await;
-    let mut auth = AuthClient::new(served.channel.clone());
-    let status = auth.auth_status(pb::AuthStatusRequest {}).await.unwrap().into_inner();
-    assert_eq!((status.enabled, status.auth_revision), (false, 1));
-    let token = said(auth.authenticate(pb::AuthenticateRequest::default()).await);
-    assert_eq!(token, (Code::FailedPrecondition, "etcdserver: authentication is not enabled".into()));
-    let root = said(auth.auth_enable(pb::AuthEnableRequest {}).await);
-    assert_eq!(root, (Code::FailedPrecondition, "etcdserver: root user does not exist".into()));
-    assert_eq!(said(auth.user_add(pb::AuthUserAddRequest::default()).await).0, Code::Unimplemented);
 }
 
 #[tokio::test]
