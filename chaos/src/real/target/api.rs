@@ -221,9 +221,13 @@ pub(super) async fn read(
         ..ListRequest::default()
     };
     let mut stream = client.list(list).await?.into_inner();
-    let page = stream.message().await?.ok_or_else(|| Status::internal("a list has a page"))?;
-    let found = page.items.first().map(|item| (value_of(&item.raw), item.revision));
-    Ok((page.revision, found))
+    let (mut revision, mut found) = (0, None);
+    // The first page may be empty, and only say at which revision the list is.
+    while let Some(page) = stream.message().await? {
+        revision = revision.max(page.revision);
+        found = page.items.first().map(|item| (value_of(&item.raw), item.revision)).or(found);
+    }
+    Ok((revision, found))
 }
 
 /// Writes a ConfigMap; with `expect` only if it is at that revision (0: not there).

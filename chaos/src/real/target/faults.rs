@@ -109,12 +109,12 @@ impl Ground<'_> {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let lease = self.keeper.arm(&format!("cordon-{id}"), HOLD + LEASE, &words);
         self.cluster.cordon(&node, true).await?;
+        let closed = self.cluster.node_state(&node).await.map(|(closed, _)| closed);
         let ours = self.pods.clone().on_node(&node).await.unwrap_or_default();
         let mut evicted = 0;
         for pod in &ours {
             evicted += usize::from(self.cluster.evict(self.namespace, pod).await.is_ok());
         }
-        let closed = self.cluster.node_state(&node).await.map(|(closed, _)| closed);
         self.run.env.sleep(HOLD).await;
         self.cluster.cordon(&node, false).await?;
         self.keeper.disarm(lease);
