@@ -24,6 +24,12 @@ pub enum World {
     /// Exit code 0: everything held. 1: something was violated. 2: the run could not be carried out, or a fault did not prove that it took
     /// effect. 3: too little happened for a pass to mean anything.
     Real(Box<RealArgs>),
+    /// Break simulated clusters: one seed is one cluster, one schedule of faults and one history, the same every time
+    ///
+    /// Exit code 0: everything held. 1: something was violated; the first line says how to see it again. 2: it could not be run.
+    Sim(Box<crate::sim::cli::SimArgs>),
+    /// Run one seed of `sim` again, or a schedule from a file
+    Replay(Box<crate::sim::cli::ReplayArgs>),
     /// One fault again and again: the table of what it costs
     Bench(BenchArgs),
     /// Judge a recorded run again
@@ -95,8 +101,11 @@ pub async fn run(args: &ChaosArgs, tools: &Tools) -> u8 {
 
 async fn dispatch(args: &ChaosArgs, tools: &Tools) -> anyhow::Result<Verdict> {
     let held = |yes: bool| if yes { Verdict::Pass } else { Verdict::Invalid };
+    let kept = |yes: bool| if yes { Verdict::Pass } else { Verdict::Violation };
     match &args.world {
         World::Real(real) => return crate::real::run(real, tools).await,
+        World::Sim(args) => return Ok(kept(tokio::task::block_in_place(|| crate::sim::cli::sim(args))?)),
+        World::Replay(args) => return Ok(kept(tokio::task::block_in_place(|| crate::sim::cli::replay(args))?)),
         World::Bench(bench) => return crate::real::bench::run(bench, tools).await,
         World::Check(args) => return Ok(if crate::check::cli::check(args)? { Verdict::Pass } else { Verdict::Violation }),
         World::Report(args) => {

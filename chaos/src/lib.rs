@@ -9,6 +9,7 @@
 //! | [`history`] | what clients saw, operation by operation |
 //! | [`check`] | what must hold: of the store, and of the control plane |
 //! | [`load`] | clients that record |
+//! | [`sim`] | the real store in a world that is simulated from a seed |
 //! | [`real`] | the real binary as processes, and faults on them |
 //! | [`plan`] | what runs, what breaks when and where, and what must hold: from a file, a table or a seed |
 //! | [`fault`] | the vocabulary of faults, and the table of what is known of each |
@@ -16,7 +17,7 @@
 //! | [`mutants`] | planted bugs, and the score of the harness that must find them |
 //! | [`report`] | what a run is told as: a page, JSON, JUnit |
 //!
-//! The same plan runs in both worlds.
+//! The simulated world is of the store alone, and its schedules come from seeds and files of its own.
 
 pub mod check;
 pub mod cli;
@@ -28,6 +29,7 @@ pub mod mutants;
 pub mod plan;
 pub mod real;
 pub mod report;
+pub mod sim;
 
 use std::path::{Path, PathBuf};
 

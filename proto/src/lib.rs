@@ -5,6 +5,7 @@ pub mod client;
 pub mod convert;
 pub mod env;
 pub mod etcd;
+pub mod process;
 pub mod trace;
 
 /// Generated: `kontiki.api.v1`, the native gRPC door.

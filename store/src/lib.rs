@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`server`] | a whole member, composed |
+//! | [`inside`] | the same without ports, disks and networks of its own: for simulations |
 //! | [`config`] | how it is made; `tls` its certificates, `listen` its addresses |
 //! | [`flags`] | etcd's flags, as a configuration |
 //! | [`auth`] | who a client is: tokens, passwords, certificates |
@@ -35,6 +36,7 @@ pub mod flags;
 mod grpc;
 mod heal;
 mod http;
+pub mod inside;
 pub mod kv;
 pub mod lease;
 mod listen;

@@ -43,16 +43,24 @@ pub(crate) struct Sinks {
     pub(crate) auth: Arc<Keeper>,
     pub(crate) env: Arc<dyn Env>,
     pub(crate) board: Arc<Board>,
+    /// Sees everything first.
+    pub(crate) observer: Option<Arc<dyn ApplySink>>,
 }
 
 impl ApplySink for Sinks {
     fn applied(&self, batch: AppliedBatch) {
+        if let Some(observer) = &self.observer {
+            observer.applied(batch.clone());
+        }
         self.clock.applied(&batch.leases, self.env.now_mono());
         self.auth.applied(&batch.auth, self.env.now_mono());
         self.hub.applied(batch);
     }
 
     fn replaced(&self, revision: Revision, compact: Revision) {
+        if let Some(observer) = &self.observer {
+            observer.replaced(revision, compact);
+        }
         // A leader never receives a snapshot, so the clocks are not concerned.
         self.auth.replaced();
         self.hub.replaced(Tip { revision, compact });
@@ -68,7 +76,7 @@ impl ApplySink for Sinks {
 }
 
 /// The engine as a source of views.
-struct EngineViews(Arc<dyn Engine>);
+pub(crate) struct EngineViews(pub(crate) Arc<dyn Engine>);
 
 impl Views for EngineViews {
     fn view(&self) -> Box<dyn View + Send> {
@@ -85,12 +93,18 @@ impl Views for EngineViews {
 
     fn reclaim(&self) {
         let engine = Arc::clone(&self.0);
-        // Nobody waits for it; what goes wrong is said where it stops.
-        drop(tokio::task::spawn_blocking(move || {
+        let reclaim = move || {
             if let Err(error) = engine.reclaim() {
                 tracing::warn!(%error, "space was not given back");
             }
-        }));
+        };
+        if kontiki_proto::process::current().is_some() {
+            // A simulated process has no threads.
+            reclaim();
+        } else {
+            // Nobody waits for it; what goes wrong is said where it stops.
+            drop(tokio::task::spawn_blocking(reclaim));
+        }
     }
 }
 
@@ -131,6 +145,7 @@ impl Store {
             auth: Arc::clone(&keeper),
             env: Arc::clone(&config.env),
             board: Arc::clone(&board),
+            observer: None,
         });
         let node = RaftNode::start(raft_config(&config, &ports, &certificates, &meter, sink)).await?;
         match serve(&config, &node, (ports, certificates, meter), Made { hub, clock, metrics, board, keeper, provider }).await {
@@ -179,13 +194,13 @@ impl Certificates {
 }
 
 /// What was made before the node, because the node's batches go there.
-struct Made {
-    hub: Arc<Hub>,
-    clock: Arc<LeaseClock>,
-    metrics: Arc<Metrics>,
-    board: Arc<Board>,
-    keeper: Arc<Keeper>,
-    provider: Provider,
+pub(crate) struct Made {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) clock: Arc<LeaseClock>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) provider: Provider,
 }
 
 /// Serves a node that has started.
@@ -202,7 +217,8 @@ async fn serve(
         let served = crate::net::serve(*listen, certificates.peers.clone(), node.handler(), Some(meter.clone())).await;
         peers.push(served.map_err(|error| StoreError::Listen { addr: listen.to_string(), why: error.to_string() })?);
     }
-    let parts = Parts { consensus: Arc::clone(node) as Arc<dyn Consensus>, roster: Arc::clone(node) as Arc<dyn Roster>, views };
+    let workers = Workers::threads();
+    let parts = Parts { consensus: Arc::clone(node) as Arc<dyn Consensus>, roster: Arc::clone(node) as Arc<dyn Roster>, views, workers };
     let (service, desk, mut tasks) = compose(config, parts, made);
     node.set_desk(desk);
     tasks.extend(config.heal_after.map(|patience| crate::heal::run(Arc::clone(&service), patience)));
@@ -222,7 +238,7 @@ async fn serve(
     Ok(StoreHandle { service, env: Arc::clone(&config.env), doors, peers, certificates, tasks, engine })
 }
 
-fn tip_of(views: &dyn Views) -> Result<Tip, StoreError> {
+pub(crate) fn tip_of(views: &dyn Views) -> Result<Tip, StoreError> {
     let now = kontiki_mvcc::current(&*views.view()).map_err(|error| StoreError::State(error.to_string()))?;
     Ok(Tip { revision: now.revision, compact: now.compact })
 }
@@ -273,10 +289,11 @@ fn advertised(config: &StoreConfig, ports: &Ports) -> Vec<String> {
 }
 
 /// What a node offers.
-struct Parts {
-    consensus: Arc<dyn Consensus>,
-    roster: Arc<dyn Roster>,
-    views: Arc<dyn Views>,
+pub(crate) struct Parts {
+    pub(crate) consensus: Arc<dyn Consensus>,
+    pub(crate) roster: Arc<dyn Roster>,
+    pub(crate) views: Arc<dyn Views>,
+    pub(crate) workers: Workers,
 }
 
 impl Roster for RaftNode {
@@ -302,13 +319,13 @@ impl Roster for RaftNode {
 }
 
 /// Puts the parts together that stand over consensus.
-fn compose(config: &StoreConfig, parts: Parts, made: Made) -> (Arc<Service>, Arc<dyn LeaderDesk>, Vec<Task>) {
-    let Parts { consensus, roster, views } = parts;
+pub(crate) fn compose(config: &StoreConfig, parts: Parts, made: Made) -> (Arc<Service>, Arc<dyn LeaderDesk>, Vec<Task>) {
+    let Parts { consensus, roster, views, workers } = parts;
     let Made { hub, clock, metrics, board, keeper, provider } = made;
     let env = Arc::clone(&config.env);
     let (election, timeout) = (config.timings.election.1, config.timings.request);
     let (proposer, proposing) = Proposer::start(Arc::clone(&consensus), Arc::clone(&env), Arc::clone(&metrics), timeout);
-    let reader = Reader::new(Arc::clone(&consensus), Arc::clone(&views), Workers::threads(), Arc::clone(&metrics));
+    let reader = Reader::new(Arc::clone(&consensus), Arc::clone(&views), workers, Arc::clone(&metrics));
     let leases = Leases::new(
         clock,
         Arc::clone(&consensus),

@@ -261,6 +261,7 @@ fn assemble(limits: HubLimits, progress_every: Duration, provider: Provider) -> 
         auth: Arc::clone(&keeper),
         env: Arc::clone(&env),
         board: Arc::clone(&board),
+        observer: None,
     });
     let solo = Solo::new(sinks, Arc::clone(&desk) as Arc<dyn LeaderDesk>);
     let consensus: Arc<dyn Consensus> = Arc::clone(&solo) as Arc<dyn Consensus>;

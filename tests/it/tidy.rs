@@ -14,7 +14,7 @@ const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
     ("kontiki-store", "store", &["kontiki-base", "kontiki-mvcc", "kontiki-proto"]),
     ("kontiki-apiserver", "apiserver", &["kontiki-base", "kontiki-registry", "kontiki-proto"]),
     ("kontiki-agents", "agents", &["kontiki-base", "kontiki-control", "kontiki-proto"]),
-    ("kontiki-chaos", "chaos", &["kontiki-base", "kontiki-proto"]),
+    ("kontiki-chaos", "chaos", &["kontiki-base", "kontiki-proto", "kontiki-store"]),
     ("kontiki-tests", "tests", &["kontiki-base", "kontiki-proto"]),
 ];
 

@@ -171,6 +171,11 @@ impl Log {
         self.shared.status()
     }
 
+    /// Whether the log takes no more writes, because one failed or because it was closed.
+    pub fn has_stopped(&self) -> bool {
+        self.shared.failure().is_some()
+    }
+
     /// Whether an entry with a body of so many bytes can be appended.
     pub fn fits(&self, body: usize) -> bool {
         writer::fits(body, self.segment_bytes)

@@ -1,6 +1,7 @@
 //! Opening a log: what is on the disk, in order, and whether it can be trusted.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
@@ -56,6 +57,7 @@ pub(super) fn open(
     let mut replay = Replay::default();
     let mut sealed = VecDeque::new();
     let mut active = None;
+    let mut unsure = Vec::new();
     let mut numbers = numbers.into_iter().peekable();
     while let Some(number) = numbers.next() {
         let segment = load(&*disk, number)?;
@@ -72,7 +74,12 @@ pub(super) fn open(
             }
             return Err(corrupt(open, offset as usize, format!("the segment is not sealed, but {} was written", segment_name(number))));
         }
-        match replay_segment(&segment, &shared, &mut replay, sealed.is_empty())? {
+        let (open, last_batch) = replay_segment(&segment, &shared, &mut replay, sealed.is_empty())?;
+        match &last_batch {
+            Some(_) => unsure = vec![Unsure::new(&segment, last_batch)],
+            None => unsure.push(Unsure::new(&segment, None)),
+        }
+        match open {
             None if is_last => return Err(corrupt(number + 1, 0, "the segment is missing, but the one before it is sealed")),
             None => sealed.push_back(Sealed { number, highest: replay.highest }),
             Some(open) => active = Some(open),
@@ -82,6 +89,7 @@ pub(super) fn open(
         let why = format!("entries up to {:?} are missing, and only those up to {:?} were purged", replay.base, replay.purged);
         return Err(corrupt(sealed.front().map_or(0, |s| s.number), 0, why));
     }
+    unsure.iter().try_for_each(Unsure::settle)?;
     let active = match active {
         Some(active) => active,
         None => first_segment(&*disk, &options, &spares, &shared, next_seed(&mut random))?,
@@ -178,8 +186,35 @@ fn discard(disk: &dyn LogDisk, options: &LogOptions, spares: &Mutex<Vec<String>>
     }
 }
 
-/// Replays one segment; gives it back if it is the one to go on writing, `None` if it is sealed.
-fn replay_segment(segment: &Segment, shared: &Shared, replay: &mut Replay, is_first: bool) -> Result<Option<Active>, LogError> {
+/// What was written last. It can be read, but it need not be on the medium: the process that wrote it may have died before its sync, or the
+/// sync failed, after which the system takes the pages for clean. Only writing it again makes sure, before anything is built on it.
+/// Everything before it was synced: a batch is not written before the sync of the one before it has succeeded.
+struct Unsure {
+    number: u64,
+    file: Arc<dyn LogFile>,
+    offset: usize,
+    bytes: Bytes,
+}
+
+impl Unsure {
+    /// The last batch of a segment; the head of one that has none.
+    fn new(segment: &Segment, last_batch: Option<Range<usize>>) -> Self {
+        let range = last_batch.unwrap_or(0..RECORDS_AT as usize);
+        Self { number: segment.number, file: segment.file.clone(), offset: range.start, bytes: segment.bytes.slice(range) }
+    }
+
+    fn settle(&self) -> Result<(), LogError> {
+        let name = segment_name(self.number);
+        self.file.write_at(self.offset as u64, &self.bytes).map_err(io("write again the end of", &name))?;
+        self.file.sync().map_err(io("sync", &name))
+    }
+}
+
+/// What replaying a segment gives: the segment, if it is the one to go on writing and not sealed; and where its last batch is.
+type Replayed = (Option<Active>, Option<Range<usize>>);
+
+/// Replays one segment.
+fn replay_segment(segment: &Segment, shared: &Shared, replay: &mut Replay, is_first: bool) -> Result<Replayed, LogError> {
     let number = segment.number;
     let header = segment.header.as_ref().ok_or_else(|| corrupt(number, 0, "the head of the segment is unreadable"))?;
     if is_first {
@@ -200,7 +235,11 @@ fn replay_segment(segment: &Segment, shared: &Shared, replay: &mut Replay, is_fi
     }
     let mut placed = Vec::new();
     let mut wrong = None;
+    let (mut batch_at, mut begins) = (None, true);
     let (end, epoch, tail) = record::scan(&segment.bytes, header, |at, record| {
+        if std::mem::replace(&mut begins, matches!(record, Record::End(_))) {
+            batch_at = Some(at);
+        }
         if wrong.is_none()
             && let Err(why) = replay.record(number, at, &record, &mut placed)
         {
@@ -215,13 +254,15 @@ fn replay_segment(segment: &Segment, shared: &Shared, replay: &mut Replay, is_fi
     replay.epoch = epoch;
     let readable = Readable { file: segment.file.clone(), name: segment_name(number).into(), seed: header.seed };
     shared.segment_added(number as u32, readable);
+    let last_batch = batch_at.map(|at| at..end);
     match tail {
         Tail::Damaged(why) => Err(corrupt(number, end, why)),
-        Tail::Sealed => Ok(None),
+        Tail::Sealed => Ok((None, last_batch)),
         Tail::Open { wipe_to } => {
             wipe(segment, end, wipe_to)?;
             let size = segment.bytes.len() as u64;
-            Ok(Some(Active { number, file: segment.file.clone(), seed: header.seed, size, offset: end as u64 }))
+            let active = Active { number, file: segment.file.clone(), seed: header.seed, size, offset: end as u64 };
+            Ok((Some(active), last_batch))
         }
     }
 }

@@ -26,6 +26,9 @@ struct Inner {
     /// Counts power cuts; files opened before one are dead.
     life: u64,
     syncs: u64,
+    /// Syncs left that fail.
+    failing_syncs: u64,
+    lies: bool,
     /// No file can be made.
     full: bool,
     latency: std::time::Duration,
@@ -56,6 +59,17 @@ impl SimDisk {
     /// Syncs that were made so far.
     pub fn syncs(&self) -> u64 {
         self.lock().syncs
+    }
+
+    /// Lets the next `count` syncs fail, as on Linux: the error is told once, and what was not written counts as written from then on. It can be
+    /// read, and is gone after a power cut.
+    pub fn fail_syncs(&self, count: u64) {
+        self.lock().failing_syncs = count;
+    }
+
+    /// From now on the disk says that it has synced and does nothing, or is honest again.
+    pub fn set_lying(&self, lies: bool) {
+        self.lock().lies = lies;
     }
 
     /// Fills the disk, or makes room on it: files that are there can be written all the same.
@@ -90,6 +104,14 @@ impl SimDisk {
             // A new identity: whoever still holds the old file writes into nothing.
             *file = Arc::new(Mutex::new(File { live: durable.clone(), durable, unsynced: Vec::new() }));
         }
+    }
+
+    /// What the end of a process leaves: everything that it wrote, synced or not, is there for the next one to read, and may still be lost
+    /// in a power cut. The disk works again after.
+    pub fn restart(&self) {
+        let mut inner = self.lock();
+        inner.fuse = None;
+        inner.life += 1;
     }
 
     /// Changes one stored byte, as a failing medium does.
@@ -215,8 +237,15 @@ impl LogFile for SimFile {
         let mut inner = self.disk.lock();
         self.change(&mut inner)?;
         inner.syncs += 1;
+        if inner.lies {
+            return Ok(());
+        }
         let mut file = lock(&self.file);
         let unsynced = std::mem::take(&mut file.unsynced);
+        if let Some(left) = inner.failing_syncs.checked_sub(1) {
+            inner.failing_syncs = left;
+            return Err(io::Error::other("input/output error"));
+        }
         let File { durable, live, .. } = &mut *file;
         for (offset, length) in unsynced {
             let range = offset as usize..(offset + length) as usize;

@@ -342,6 +342,36 @@ async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
     assert!(read(&log, 1, 2, 100).is_err());
 }
 
+/// A process ends, by itself or because its sync failed; the next one takes what it reads for granted. Then the power goes.
+#[tokio::test(start_paused = true)]
+async fn what_a_restarted_process_relies_on_survives_a_power_cut() {
+    for (fails, seed) in (0..40).flat_map(|seed| [(false, seed), (true, seed)]) {
+        let (disk, mut chance) = (SimDisk::new(), seed);
+        let before = filled(&disk, 3 + seed % 7).await;
+        let log = open_sim(&disk, seed).unwrap();
+        let body = Bytes::from(vec![7; (random(&mut chance) % 900) as usize]);
+        let entry = LogEntry { pos: pos(2, before.last.index.get() + 1), kind: 1, body };
+        if fails {
+            disk.fail_syncs(1);
+        } else {
+            // The write happens, and nothing after it.
+            disk.fail_after(1);
+        }
+        let result = submit(&log, Op::Append(vec![entry.clone()])).await;
+        assert!(result.await.unwrap().is_err(), "nobody was told that it was durable");
+        drop(log);
+        disk.restart();
+        disk.fail_syncs(0);
+        let log = open_sim(&disk, seed).unwrap();
+        let found = observe(&log);
+        assert!(found.last == entry.pos || found.last == before.last);
+        drop(log);
+        disk.crash(|| 1);
+        let kept = observe(&open_sim(&disk, seed).unwrap());
+        assert_eq!(kept.last, found.last, "fails={fails} seed={seed}: what the second process saw is gone");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_entry_that_fits_no_segment_is_refused_alone() {
     let log = open_sim(&SimDisk::new(), 1).unwrap();

@@ -38,13 +38,13 @@ pub enum WireError {
 const CALLER: &str = "member";
 
 /// A ping on a connection this often, also when nothing else moves.
-const PING_EVERY: Duration = Duration::from_millis(1_000);
+pub const PING_EVERY: Duration = Duration::from_millis(1_000);
 
 /// A peer that does not answer a ping in this time has gone; TCP gives up on unacknowledged bytes just as soon.
-const PING_TIMEOUT: Duration = Duration::from_millis(1_500);
+pub const PING_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// A connection that does not come about in this time will not.
-const CONNECT: Duration = Duration::from_millis(1_000);
+pub const CONNECT: Duration = Duration::from_millis(1_000);
 
 /// What a lane's connection may have in flight unread, per stream and in all.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -81,6 +81,11 @@ const RPCS: &[(PeerRpc, u32, Lane, Duration)] = &[
 fn row(rpc: PeerRpc) -> (u32, Lane, Duration) {
     let found = RPCS.iter().find(|(kind, ..)| *kind == rpc).map(|(_, number, lane, limit)| (*number, *lane, *limit));
     found.expect("a test checks that every kind of message has a row")
+}
+
+/// After this long a message of this kind has failed.
+pub fn limit(rpc: PeerRpc) -> Duration {
+    row(rpc).2
 }
 
 fn rpc_of(number: u32) -> Option<PeerRpc> {

@@ -14,6 +14,7 @@
 //! | `upkeep` | status, flushes, purges, space |
 //! | `scrub`, `rebuild` | members compare what they have; who differs is rebuilt |
 //! | `stall` | a leader with a slow disk hands over |
+//! | [`probe`] | what consensus knows at an instant, for those who check it |
 //! | [`types`], [`runtime`] | what openraft is instantiated with |
 //!
 //! What holds: nothing is acknowledged before a quorum has synced it; a proposal is bound to the term of the leader that it was given to,
@@ -30,6 +31,7 @@ mod members;
 mod network;
 pub mod node;
 mod pending;
+pub mod probe;
 mod rebuild;
 pub mod runtime;
 mod scrub;

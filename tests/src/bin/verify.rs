@@ -10,6 +10,28 @@ const STEPS: &[(&str, &[&str])] = &[
     // The binary first: tests from outside start it.
     ("binary", &["build", "--locked", "--package", "kontiki", "--quiet"]),
     ("tests", TESTS),
+    ("simulations", SIMULATIONS),
+];
+
+/// The schedules of bugs that were found once, then seeds that nobody has run before: about five minutes on two cores.
+const SIMULATIONS: &[&str] = &[
+    "run",
+    "--locked",
+    "--quiet",
+    "--package",
+    "kontiki",
+    "--",
+    "chaos",
+    "sim",
+    "--regress",
+    "chaos/seeds",
+    "--fresh",
+    "--seeds",
+    "20",
+    "--time",
+    "20s",
+    "--out",
+    "target",
 ];
 
 const TESTS: &[&str] = &["nextest", "run", "--locked", "--workspace", "--no-fail-fast"];

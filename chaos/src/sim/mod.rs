@@ -1,0 +1,38 @@
+//! The simulated world: real members of the store, real etcd clients, and everything under them simulated in one thread.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`rng`] | streams of random numbers, one for each thing that draws |
+//! | [`trace`] | every event, as one running hash |
+//! | [`rt`] | processes: tasks, clocks, pauses, deaths |
+//! | [`net`], [`pipe`] | messages and connections between processes |
+//! | [`peers`], [`http`] | what members and clients see of the network |
+//! | [`world`] | members on machines |
+//! | [`oracle`] | the invariants of consensus, from inside, at every step |
+//! | [`load`], [`ask`] | clients that record: their ways, and one operation of them |
+//! | [`schedule`] | what goes wrong when, as data; from a seed |
+//! | [`nemesis`] | carries it out |
+//! | [`run`] | one run from beginning to verdict |
+//! | [`shrink`] | the smallest schedule that still fails |
+//! | [`cli`] | `kontiki chaos sim` and `kontiki chaos replay` |
+//!
+//! The same schedule gives the same run, event by event: on one thread with a clock that jumps, with every random choice from the seed.
+
+pub mod ask;
+pub mod cli;
+pub mod http;
+pub mod load;
+pub mod nemesis;
+pub mod net;
+pub mod oracle;
+pub mod peers;
+pub mod pipe;
+pub mod rng;
+pub mod rt;
+pub mod run;
+pub mod schedule;
+pub mod shrink;
+#[cfg(test)]
+mod tests;
+pub mod trace;
+pub mod world;
