@@ -38,6 +38,11 @@ pub enum World {
     Check(crate::check::cli::CheckArgs),
     /// Make the report of a recorded run again: a page, JSON, JUnit
     Report(crate::check::cli::ReportArgs),
+    /// Plant known bugs one after the other, and count which of them the simulation finds
+    ///
+    /// Needs a build that contains them: cargo run --release --features mutants -- chaos score
+    /// Exit code 0: all were caught. 1: some survived. 2: the score could not be taken.
+    Score(crate::mutants::score::ScoreArgs),
     /// List faults, plans, checks and planted bugs
     List,
     /// Everything that is known of a fault: how it is done, how it heals, what proves it, what it needs
@@ -111,6 +116,7 @@ async fn dispatch(args: &ChaosArgs, tools: &Tools) -> anyhow::Result<Verdict> {
         World::Report(args) => {
             crate::check::cli::report(args)?;
         }
+        World::Score(args) => return Ok(if crate::mutants::arena::run(args)? { Verdict::Pass } else { Verdict::Violation }),
         World::List => list(),
         World::Explain { fault } => explain(fault)?,
         World::Schema => println!("{}", serde_json::to_string_pretty(&Plan::schema())?),

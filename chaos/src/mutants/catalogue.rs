@@ -25,13 +25,13 @@ macro_rules! catalogue {
 }
 
 catalogue! {
-    "M01" "store/src/log/writer.rs" "entries are acknowledged before they are synced", "etcd #14370" => "durable" | "lost-write" | "replicas-equal" | "committed-immutable" | "leader-completeness";
-    "M02" "store/src/raft/storage.rs" "a vote is not written down", "Raft, figure 2" => "raft" | "election-safety" | "vote-forward" | "term-forward";
-    "M03" "store/src/raft/storage.rs" "a vote is answered before it is synced", "Raft, figure 2" => "raft" | "election-safety" | "vote-forward" | "term-forward";
+    "M01" "store/src/log/writer.rs" "entries are acknowledged before they are synced", "etcd #14370" => "durable" | "lost-write" | "replicas-equal" | "committed-stays" | "leader-completeness" | "converge";
+    "M02" "store/src/raft/storage.rs" "a vote is not written down", "Raft, figure 2" => "raft" | "election-safety" | "double-vote" | "term-forward" | "converge";
+    "M03" "store/src/raft/storage.rs" "a vote is answered before it is synced", "Raft, figure 2" => "raft" | "election-safety" | "double-vote" | "term-forward" | "converge";
     "M07" "store/src/raft/machine.rs" "an installed snapshot does not bring its membership", "openraft, joint configuration lost" => "raft" | "converge" | "replicas-equal";
     "M08" "store/src/raft/node.rs" "a leader answers reads without asking whether it still leads", "RedisRaft, Consul" => "real-time";
     "M10" "store/src/raft/node.rs" "an old acknowledgement is good enough for a read", "etcd #20418" => "real-time";
-    "M11" "store/src/raft/machine.rs" "the applied index on disk is that of the batch before", "etcd #13766" => "equal-hashes" | "replicas-equal" | "durable" | "revisions-equal";
+    "M11" "store/src/raft/machine.rs" "the applied index on disk is that of the batch before", "etcd #13766" => "equal-hashes" | "replicas-equal" | "durable";
     "M14" "store/mvcc/src/compact.rs" "compaction at the revision of a deletion removes its tombstone", "etcd #18089, #19179" => "reliable" | "resumable" | "bookmarkable" | "delivered";
     "M15" "store/src/watch/session.rs" "progress is told before the events that it covers", "etcd #15220" => "bookmarkable";
     "M16" "store/src/watch/session.rs" "a watch that lost its place begins again at its start", "etcd #15271" => "ordered" | "unique";
@@ -42,7 +42,7 @@ catalogue! {
     "M21" "store/mvcc/src/txn.rs" "a transaction that fails in the middle keeps what it had done", "etcd #18667" => "phantom";
     "M23" "store/mvcc/src/apply.rs" "a leader that was deposed ends a lease by its own clock", "etcd #15247" => "lease";
     "M24" "store/src/lease.rs" "a leader that was deposed renews leases", "etcd lessor" => "lease";
-    "M28" "store/src/log/writer.rs" "a sync that fails is ignored", "fsyncgate" => "durable" | "lost-write" | "replicas-equal" | "converge" | "panic" | "committed-immutable" | "leader-completeness";
+    "M28" "store/src/log/writer.rs" "a sync that fails is ignored", "fsyncgate" => "durable" | "lost-write" | "replicas-equal" | "converge" | "panic" | "committed-stays" | "leader-completeness";
     "M46" "store/mvcc/src/txn.rs" "a comparison with the value of a missing key can hold", "etcd's rule" => "wrong-compare";
     "M47" "store/mvcc/src/history.rs" "what was before an event is read at its own revision", "prevKV at the wrong revision" => "prev";
     "M48" "store/src/watch/session.rs" "a watch from now on misses the next revision", "off by one" => "resumable" | "bookmarkable" | "delivered";
@@ -52,7 +52,7 @@ catalogue! {
     "M52" "store/src/raft/barrier.rs" "a follower reads before it has applied the read index", "Raft, section 6.4" => "real-time";
     "M53" "store/src/read.rs" "linearizable reads are local", "etcd v2, Consul's default" => "real-time";
     "M54" "store/src/raft/upkeep.rs" "the log is purged beyond what the engine has flushed", "write-ahead log, cut too early" => "invariant" | "panic" | "converge" | "durable";
-    "M55" "store/src/log/writer.rs" "recycled segments of the log use one seed: remains of old records look whole", "recycled write-ahead logs" => "panic" | "converge" | "durable" | "replicas-equal" | "committed-immutable";
+    "M55" "store/src/log/writer.rs" "recycled segments of the log use one seed: remains of old records look whole", "recycled write-ahead logs" => "panic" | "converge" | "durable" | "replicas-equal" | "committed-stays";
     "M56" "store/src/log/writer.rs" "cutting the log back is not written down", "Raft, conflicting entries" => "panic" | "converge" | "replicas-equal";
     "M57" "store/src/raft/machine.rs" "watches are not told that a snapshot replaced the state", "etcd #15271's cousin" => "resumable" | "reliable" | "bookmarkable" | "delivered";
     "M58" "store/src/propose.rs" "the answers of a batch go to the wrong callers", "batching" => "lost-write" | "phantom" | "stale-read";

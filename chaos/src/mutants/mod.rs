@@ -3,6 +3,7 @@
 //! Each bug is one that a store of this kind has had, or that a design like ours invites. Its sites are `mutant!("M14", …)` in the product,
 //! which only builds with the feature `mutants` can switch on.
 
+pub mod arena;
 pub mod catalogue;
 pub mod score;
 
