@@ -44,11 +44,10 @@ pub(super) async fn change(inner: &Inner, changes: ChangeMembers<u64, Peer>) -> 
     loop {
         match inner.raft.change_membership(changes.clone(), false).await {
             Ok(_) => return Ok(()),
-            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_))))
-                if inner.now() < until =>
-            {
-                inner.env.sleep(RETRY).await;
-            }
+            // Another one is under way, or came between this one's two steps. What was done of it stays, and is not done twice.
+            Err(RaftError::APIError(
+                ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)) | ClientWriteError::PreconditionFailed(_),
+            )) if inner.now() < until => inner.env.sleep(RETRY).await,
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => return Err(KvError::NoLeader),
             Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => return Err(KvError::LeaderChanged),
             Err(RaftError::APIError(other)) => return Err(KvError::Unavailable(other.to_string())),
