@@ -14,6 +14,7 @@
 pub mod bulk;
 pub mod inspect;
 pub mod mark;
+pub(crate) mod memo;
 pub mod rocks;
 pub mod sim;
 #[cfg(test)]

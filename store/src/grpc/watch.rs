@@ -93,7 +93,13 @@ impl Serving {
             match woken {
                 Woken::Asked(Some(request)) => self.ask(request).await,
                 Woken::Asked(None) => self.said_all = true,
-                Woken::Happened(Some(out)) => self.tell(out),
+                Woken::Happened(Some(out)) => {
+                    self.tell(out);
+                    // A batch that many watches see: the client is listened to again after it, not after each of them.
+                    while let Some(out) = self.session.queued() {
+                        self.tell(out);
+                    }
+                }
                 Woken::Happened(None) => return Err(EtcdError::Stopped.status()),
                 Woken::Leaderless => return Err(EtcdError::NoLeader.status()),
             }

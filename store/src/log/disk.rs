@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::direct::DirectFile;
+
 /// A directory of files. What has not been synced may be lost, in whole or in part, in a crash.
 pub trait LogDisk: Send + Sync + 'static {
     /// The names of all files, sorted.
@@ -42,7 +44,7 @@ pub trait LogFile: Send + Sync + 'static {
     /// Fills `buf` from `offset`; an error if the file ends before.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 
-    /// Writes all of `data` at `offset`.
+    /// Writes all of `data` at `offset`. What follows it in the same 4 KiB may become zeros: a log is written from its front to its end.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
 
     /// Makes what was written durable. After an error nothing is known about what is: it must not be tried again.
@@ -92,7 +94,11 @@ impl LogDisk for FsDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn LogFile>> {
-        let file = std::fs::File::options().read(true).write(true).open(self.dir.join(name))?;
+        let path = self.dir.join(name);
+        if let Some(file) = DirectFile::open(&path)? {
+            return Ok(Arc::new(file));
+        }
+        let file = std::fs::File::options().read(true).write(true).open(path)?;
         Ok(Arc::new(FsFile(file)))
     }
 
@@ -119,6 +125,7 @@ fn fill_with_zeros(path: &Path, len: u64) -> io::Result<()> {
     file.sync_all()
 }
 
+/// A file that is written through the page cache.
 struct FsFile(std::fs::File);
 
 impl LogFile for FsFile {

@@ -2,6 +2,7 @@
 //!
 //! The log is the truth: votes and entries are on it before anybody is told. Everything else is a cache of it.
 
+mod direct;
 pub mod disk;
 pub mod inspect;
 mod meter;

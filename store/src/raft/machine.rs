@@ -3,6 +3,7 @@
 //! The order within a chunk never changes: commit, then the watch hub, then the proposers. Whoever is answered can read what it wrote,
 //! and no watcher learns of a write that a reader cannot see.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::pending::Pending;
 use super::types::{self, Applied, Entry, LogId, Origin, Payload, SnapshotMeta, StoredMembership, TypeConfig};
 use super::{AppliedBatch, ApplySink, wire};
+use crate::engine::memo::{Memo, Remembered};
 use crate::engine::{AppliedMark, Engine, EngineError, FULL_PAUSE};
 
 pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
@@ -54,6 +56,8 @@ pub(crate) struct Applier {
     /// Entries wait until the state has been replaced.
     pub(crate) frozen: bool,
     pub(crate) held: VecDeque<Job>,
+    /// What is known of the state by heart.
+    pub(crate) memo: Memo,
 }
 
 /// Whose proposal an entry was, and what came of it.
@@ -100,7 +104,9 @@ impl Applier {
         let Some(last) = entries.last().map(|e| types::pos(e.log_id)) else {
             return Ok(());
         };
-        let view = self.engine.snapshot();
+        let snapshot = self.engine.snapshot();
+        let memo = RefCell::new(std::mem::take(&mut self.memo));
+        let view = Remembered { base: &*snapshot, memo: &memo };
         let mut chunk = Chunk::default();
         // Each ends when its entry has been answered.
         let spans: Vec<tracing::Span> = entries.iter().filter_map(apply_span).collect();
@@ -114,13 +120,15 @@ impl Applier {
                 }
                 Payload::Normal(proposal) => {
                     let commands = proposal.commands().map_err(|e| invalid(format!("entry {at:?}: {e}")))?;
-                    Some((proposal.origin(), self.carry_out(&*view, at, &commands, &mut chunk)?))
+                    Some((proposal.origin(), self.carry_out(&view, at, &commands, &mut chunk)?))
                 }
             };
             chunk.answers.push((at, answer));
         }
-        let now = kontiki_mvcc::current(&Overlay { base: &*view, batch: &chunk.batch }).map_err(io::Error::other)?;
-        drop(view);
+        let now = kontiki_mvcc::current(&Overlay { base: &view, batch: &chunk.batch }).map_err(io::Error::other)?;
+        drop(snapshot);
+        self.memo = memo.into_inner();
+        self.memo.note(&chunk.batch);
         let mark = mutant!("M11", self.mark(last), self.mark(self.engine.applied().pos));
         self.engine.commit(std::mem::take(&mut chunk.batch), mark).map_err(io::Error::other)?;
         let Chunk { events, leases, auth, answers, .. } = chunk;
@@ -142,8 +150,9 @@ impl Applier {
     fn carry_out(&mut self, view: &dyn View, at: LogPos, commands: &[Command], chunk: &mut Chunk) -> io::Result<Vec<Outcome>> {
         let mut outcomes = Vec::with_capacity(commands.len());
         for command in commands {
-            let outcome = kontiki_mvcc::apply(view, at, command, &mut chunk.batch).map_err(io::Error::other)?;
-            chunk.events.extend(outcome.events.iter().cloned());
+            let mut outcome = kontiki_mvcc::apply(view, at, command, &mut chunk.batch).map_err(io::Error::other)?;
+            // Watchers get them from the hub: who proposed wants only the reply.
+            chunk.events.append(&mut outcome.events);
             match (command.inner(), &outcome.reply) {
                 (_, Ok(Reply::LeaseGrant { id, ttl })) => chunk.leases.push((*id, Some(*ttl))),
                 (Command::LeaseRevoke { id } | Command::LeaseExpire { id, .. }, Ok(_)) => chunk.leases.push((*id, None)),
@@ -180,6 +189,7 @@ impl Applier {
 
     fn replaced(&mut self, mark: &AppliedMark) -> io::Result<()> {
         self.membership = mutant!("M07", membership_of(mark)?, self.membership.clone());
+        self.memo.forget();
         let now = kontiki_mvcc::current(&*self.engine.snapshot()).map_err(io::Error::other)?;
         mutant!("M57", self.sink.replaced(now.revision, now.compact), ());
         self.tell_alarms()?;
@@ -209,6 +219,7 @@ impl Applier {
         let compact = kontiki_mvcc::current(&*view).map_err(io::Error::other)?.compact;
         drop(view);
         if !batch.writes.is_empty() {
+            self.memo.note(&batch);
             self.engine.commit(batch, self.engine.applied()).map_err(io::Error::other)?;
         }
         if progress.done {

@@ -20,6 +20,7 @@ use super::storage::LogStore;
 use super::types::Peer;
 use super::{RaftStatus, admin};
 use crate::engine::Engine;
+use crate::engine::memo::Memo;
 use crate::engine::rocks::RocksEngine;
 use crate::log::disk::make_dir;
 use crate::log::{Cold, FsDisk, Log, LogDisk, LogError, LogOptions, Runner, SyncMeter};
@@ -103,6 +104,7 @@ pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Pee
         sweep_batch: config.timings.sweep_batch,
         frozen: false,
         held: VecDeque::new(),
+        memo: Memo::default(),
     };
     applier.tell_alarms().map_err(|e| StartError::DataDir(e.to_string()))?;
     let (alarms, sweeping) = (applier.alarms.subscribe(), applier.sweeping.subscribe());
@@ -115,7 +117,6 @@ pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Pee
         let nodes: BTreeMap<u64, Peer> = members.into_iter().map(|(id, peer)| (id.get(), peer)).collect();
         raft.initialize(nodes).await.map_err(|e| StartError::Raft(e.to_string()))?;
     }
-    let status = RaftStatus { id, cluster_id: cluster, ..RaftStatus::default() };
     let inner = Inner {
         id,
         cluster_token: config.cluster_token,
@@ -126,7 +127,7 @@ pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Pee
         log,
         pending,
         applied,
-        status: watch::channel(status).0,
+        status: watch::channel(RaftStatus { id, cluster_id: cluster, ..RaftStatus::default() }).0,
         desk: OnceLock::new(),
         timings: config.timings,
         inline: opened.inline,

@@ -258,6 +258,11 @@ impl Session {
         }
     }
 
+    /// The next message, if it is there already: what one batch has brought to the watches of the stream.
+    pub fn queued(&mut self) -> Option<Out> {
+        self.out.pop_front()
+    }
+
     /// Waits until there is something to do; says whether the hub has gone.
     async fn wait(&mut self) -> Result<bool, KvError> {
         let eager = matches!(self.pace, Pace::Behind(_)) && self.tick.is_none() && self.wants_progress();
