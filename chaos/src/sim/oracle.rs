@@ -172,10 +172,6 @@ impl Oracle {
         };
         for entry in &entries {
             let (index, term) = (entry.pos.index, entry.pos.term);
-            if term == Term::ZERO {
-                // The founding entry: every member writes its own, and knows its own client URLs only. They announce them later.
-                continue;
-            }
             let known = *state.entries.entry((index, term)).or_insert(entry.sum);
             if known != entry.sum {
                 broken.push(("log-matching", format!("n{node}'s entry {index} of term {term} differs from another member's")));

@@ -114,7 +114,9 @@ pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Pee
     let tuned = Arc::new(tune(&config.timings, &config.cluster_token)?);
     let raft = Raft::new(id.get(), tuned, network.clone(), store, machine).await.map_err(|e| StartError::Raft(e.to_string()))?;
     if blank && !config.join {
-        let nodes: BTreeMap<u64, Peer> = members.into_iter().map(|(id, peer)| (id.get(), peer)).collect();
+        // Every member writes the founding entry by itself, and all must write the same: of client URLs each knows its own only.
+        let founder = |(id, peer): (MemberId, Peer)| (id.get(), Peer { client_urls: Vec::new(), ..peer });
+        let nodes: BTreeMap<u64, Peer> = members.into_iter().map(founder).collect();
         raft.initialize(nodes).await.map_err(|e| StartError::Raft(e.to_string()))?;
     }
     let inner = Inner {

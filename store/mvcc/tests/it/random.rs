@@ -230,7 +230,8 @@ proptest! {
             let together = in_batches(&commands, size);
             prop_assert!(one_by_one == together, "in batches of {size}");
         }
-        prop_assert!(one_by_one.1.iter().filter(|outcome| !outcome.events.is_empty()).count() > 20);
+        // An alarm early on lets nothing happen afterwards: such a run shows nothing, and another one is taken.
+        prop_assume!(one_by_one.1.iter().filter(|outcome| !outcome.events.is_empty()).count() > 20);
     }
 }
 
