@@ -114,10 +114,7 @@ pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Pee
     let tuned = Arc::new(tune(&config.timings, &config.cluster_token)?);
     let raft = Raft::new(id.get(), tuned, network.clone(), store, machine).await.map_err(|e| StartError::Raft(e.to_string()))?;
     if blank && !config.join {
-        // Every member writes the founding entry by itself, and all must write the same: of client URLs each knows its own only.
-        let founder = |(id, peer): (MemberId, Peer)| (id.get(), Peer { client_urls: Vec::new(), ..peer });
-        let nodes: BTreeMap<u64, Peer> = members.into_iter().map(founder).collect();
-        raft.initialize(nodes).await.map_err(|e| StartError::Raft(e.to_string()))?;
+        raft.initialize(founders(members)).await.map_err(|e| StartError::Raft(e.to_string()))?;
     }
     let inner = Inner {
         id,
@@ -160,6 +157,11 @@ pub(super) fn members(initial_cluster: &[InitialMember], cluster_token: &str) ->
         (member_id(&m.peer_urls, cluster_token), peer)
     };
     Ok(initial_cluster.iter().map(row).collect())
+}
+
+/// The members of the founding entry. Every member writes it by itself, and all must write the same: of client URLs each knows its own only.
+fn founders(members: Vec<(MemberId, Peer)>) -> BTreeMap<u64, Peer> {
+    members.into_iter().map(|(id, peer)| (id.get(), Peer { client_urls: Vec::new(), ..peer })).collect()
 }
 
 pub(super) fn own_row(name: &str, members: &[(MemberId, Peer)]) -> Result<(MemberId, Peer), StartError> {
