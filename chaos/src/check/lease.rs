@@ -2,7 +2,8 @@
 //!
 //! Predicates. *Granted*: the TTL is at least what was asked for. *Not early*: a lease with a renewal that was acknowledged does not end
 //! before the time at which that renewal was sent, plus the TTL that it was told, unless somebody asked to revoke it; across changes of
-//! leader and jumps of the wall clock. *Whole*: its keys go at one revision (a deletion of only some of them is a change that nobody asked
+//! leader and jumps of the wall clock. A leader measures the TTL on its own clock: while a fault makes a clock run up to a fifth too fast,
+//! a sixth of the TTL may be missing. *Whole*: its keys go at one revision (a deletion of only some of them is a change that nobody asked
 //! for, see `linearizable`). *For ever*: after its end no renewal or question finds it, and no key is attached to it. *Not late*: it ends at
 //! the latest its TTL plus 5 s after its last possible renewal, faults not counted. *Falling*: the remaining time does not grow without a
 //! renewal or a new leader.
@@ -21,6 +22,9 @@ use crate::history::{Answer, Ask, At, History, LeaseAsk, Op};
 const LATE: At = 5_000_000_000;
 
 const SECOND: At = 1_000_000_000;
+
+/// What part of a TTL is missing on a clock that runs a fifth too fast, which is the most that the simulation's drift does.
+const DRIFT: At = 6;
 
 /// What happened to a lease.
 #[derive(Default)]
@@ -88,7 +92,7 @@ pub fn judge(history: &History) -> Outcome {
         }
         if let Some(end) = ends.get(&id) {
             tally.saw("leases that ended");
-            early(id, &life, *end, &times, &mut tally);
+            early(id, &life, *end, history, &times, &mut tally);
             attached_later(id, *end, &log, &mut tally);
         }
         after_revocation(id, &life, &mut tally);
@@ -98,7 +102,7 @@ pub fn judge(history: &History) -> Outcome {
     tally.finish("lease", &["leases granted", "leases that ended"])
 }
 
-fn early(id: i64, life: &Life<'_>, end: i64, times: &Times, tally: &mut Tally) {
+fn early(id: i64, life: &Life<'_>, end: i64, history: &History, times: &Times, tally: &mut Tally) {
     let Some(ended_by) = times.there_by(end) else { return };
     let revoked = life.revoked.iter().any(|op| op.call <= ended_by);
     if !revoked {
@@ -109,7 +113,9 @@ fn early(id: i64, life: &Life<'_>, end: i64, times: &Times, tally: &mut Tally) {
             let detail = format!("lease {id} had ended at revision {end}, by {}; still {}", clock(ended_by), brief(op));
             tally.fail(Violation::new("lease", detail).op(op).revision(end).at(ended_by));
         }
-        let until = op.call.saturating_add(u64::try_from(*ttl).unwrap_or(0) * SECOND);
+        let drifting = history.faults.iter().any(|f| f.kind.ends_with("drift") && f.at < ended_by && history.healed(f) > op.call);
+        let told = u64::try_from(*ttl).unwrap_or(0).saturating_mul(SECOND);
+        let until = op.call.saturating_add(if drifting { told - told / DRIFT } else { told });
         let renewal = !matches!(op.ask, Ask::Lease(LeaseAsk::Remaining { .. }));
         if renewal && !revoked && ended_by < until {
             let detail =
@@ -186,7 +192,7 @@ fn growing(id: i64, life: &Life<'_>, history: &History, tally: &mut Tally) {
 mod tests {
     use super::super::Verdict;
     use super::*;
-    use crate::history::Change;
+    use crate::history::{Change, Fault};
 
     fn op(call: u64, ask: LeaseAsk, ttl: i64, revision: i64) -> Op {
         let (call, ret) = (call * SECOND, call * SECOND + 1_000);
@@ -223,6 +229,19 @@ mod tests {
         assert_eq!(verdict(vec![grant(), keep(2), read(6, 4)]), Verdict::Pass);
         assert!(fails(vec![grant(), read(9, 3)]), "late");
         assert!(matches!(verdict(vec![grant(), read(7, 3)]), Verdict::Vacuous(_)), "not yet late");
+    }
+
+    #[test]
+    fn a_fast_clock_ends_a_lease_a_sixth_early_and_no_more() {
+        let ended_by = |call: At| {
+            let outcome = crate::history::FaultOutcome::Installed { proof: "its clock runs ahead".into() };
+            let drift = Fault { id: 1, at: 0, kind: "drift".into(), members: vec![0], nodes: Vec::new(), detail: String::new(), outcome };
+            let changes = vec![Change { lease: 7, ..Change::put(2, "k", "v") }, Change::put(3, "m", "w"), Change::delete(4, "k")];
+            let ops = vec![grant(), Op { call, ret: call + 1_000, ..read(0, 4) }];
+            judge(&History { ops, changes, faults: vec![drift], ..History::default() }).verdict
+        };
+        assert_eq!(ended_by(2_600_000_000), Verdict::Pass);
+        assert!(matches!(ended_by(2_400_000_000), Verdict::Fail(_)));
     }
 
     #[test]

@@ -13,7 +13,8 @@ const STEPS: &[(&str, &[&str])] = &[
     ("simulations", SIMULATIONS),
 ];
 
-/// The schedules of bugs that were found once, then seeds that nobody has run before: about five minutes on two cores.
+/// The schedules of bugs that were found once, then the first seeds, the same in every run: a change is judged by what it does, not by luck.
+/// `kontiki chaos sim --fresh` looks for what nobody has seen yet.
 const SIMULATIONS: &[&str] = &[
     "run",
     "--locked",
@@ -25,9 +26,10 @@ const SIMULATIONS: &[&str] = &[
     "sim",
     "--regress",
     "chaos/seeds",
-    "--fresh",
+    "--from",
+    "1",
     "--seeds",
-    "20",
+    "8",
     "--time",
     "20s",
     "--out",
