@@ -6,6 +6,7 @@
 //! | versions of a key follow each other | neighbours in `Kv` |
 //! | the newest version of a key is its present life | `Kv` and `Meta` side by side: both are in the order of keys |
 //! | keys and leases know each other | sums; only if they differ, one by one |
+//! | users have roles that exist, and root can act where it must | all of them: there are few |
 //! | nothing is beyond the store's revision | each record |
 
 use std::ops::Bound;
@@ -13,6 +14,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use kontiki_base::ids::{LeaseId, Revision};
 
+use crate::hash::Hash64;
 use crate::keys::{self, Meta, Stamp, Version, bad};
 use crate::state;
 use crate::view::{Scan, Space, View, ViewError};
@@ -41,14 +43,11 @@ struct Sum {
 
 impl Sum {
     fn add(&mut self, parts: &[&[u8]]) {
-        // FNV-1a over the parts, then the last step of splitmix64 so that sums of similar records do not cancel out.
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        for byte in parts.iter().flat_map(|part| part.iter()) {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        let mut hash = Hash64::default();
+        for part in parts {
+            hash.bytes(part);
         }
-        hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        self.hash = self.hash.wrapping_add(hash ^ (hash >> 31));
+        self.hash = self.hash.wrapping_add(hash.finish());
         self.count += 1;
     }
 }
@@ -75,7 +74,16 @@ pub fn check(view: &dyn View, visit: Visit<'_>) -> Result<Summary, ViewError> {
     if leases(view, &mut summary, visit)? != attached {
         return Err(odd_attachment(view)?);
     }
+    crate::auth::verify(view)?;
     Ok(summary)
+}
+
+/// As [`check`], for those who want to know only whether the state agrees with itself.
+///
+/// # Errors
+/// As [`check`].
+pub fn verify(view: &dyn View) -> Result<(), ViewError> {
+    check(view, &mut |_, _| {}).map(drop)
 }
 
 /// A key as people read it.

@@ -1,17 +1,16 @@
 //! Comparing the states of members, and of a member with itself.
 //!
 //! Two members at the same applied position must have the same [`state_hash`], and at the same revision and compact revision the same
-//! [`hash_kv`]: both cover what can be read, however far each member's [`sweep`](crate::compact::sweep) has come. [`verify`] checks that the spaces of
-//! one state agree with each other.
+//! [`hash_kv`]: both cover what can be read, however far each member's [`sweep`](crate::compact::sweep) has come. Whether the spaces of one state
+//! agree with each other is what [`check`](mod@crate::check) looks at.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
 use kontiki_base::ids::Revision;
 
 use crate::compact::Keep;
-use crate::keys::{self, Meta, Stamp, Version};
+use crate::keys::{self, Stamp, Version};
 use crate::state::{self, ReadError};
 use crate::view::{Space, View, ViewError};
 
@@ -47,6 +46,20 @@ impl Hash64 {
         self.0 ^= self.0 >> 29;
     }
 
+    /// Adds what is the same at the same place in the log and has no history: all records of these spaces, and the alarms.
+    pub(crate) fn rest(&mut self, view: &dyn View, spaces: &[Space]) -> Result<(), ViewError> {
+        for space in spaces {
+            self.word(u64::from(*space as u8));
+            for record in view.scan(*space, Bound::Unbounded, Bound::Unbounded, false) {
+                let (key, value) = record?;
+                self.bytes(&key);
+                self.bytes(&value);
+            }
+        }
+        self.bytes(&view.get(Space::Sys, crate::alarm::SYS_ALARMS)?.unwrap_or_default());
+        Ok(())
+    }
+
     /// The hash; the last words are spread over all bits (the finish of SplitMix64).
     pub fn finish(&self) -> u64 {
         let mut hash = self.0;
@@ -67,15 +80,7 @@ pub fn state_hash(view: &dyn View) -> Result<u64, ViewError> {
         hash.bytes(kv_key);
         hash.bytes(record);
     })?;
-    for space in [Space::Meta, Space::Lease, Space::Auth] {
-        hash.word(u64::from(space as u8));
-        for record in view.scan(space, Bound::Unbounded, Bound::Unbounded, false) {
-            let (key, value) = record?;
-            hash.bytes(&key);
-            hash.bytes(&value);
-        }
-    }
-    hash.bytes(&view.get(Space::Sys, crate::alarm::SYS_ALARMS)?.unwrap_or_default());
+    hash.rest(view, &[Space::Meta, Space::Lease, Space::Auth])?;
     Ok(hash.finish())
 }
 
@@ -127,80 +132,13 @@ fn kept(view: &dyn View, compact: Revision, visit: &mut dyn FnMut(&Bytes, Stamp,
     Ok(())
 }
 
-/// Checks that the spaces of a state agree: each version has its place in history and the reverse, the newest version of each key is
-/// its present life, keys and leases know each other, and nothing is beyond the revision. Needs memory for all keys: for
-/// tests, and for looking at a data directory.
-///
-/// # Errors
-/// The first disagreement, as a [`ViewError`].
-pub fn verify(view: &dyn View) -> Result<(), ViewError> {
-    let now = state::current(view)?;
-    if now.compact > now.revision {
-        return Err(keys::bad(Space::Sys, "compact revision: it lies in the future"));
-    }
-    let mut history = BTreeMap::new();
-    let mut living: BTreeMap<Bytes, Option<Meta>> = BTreeMap::new();
-    for record in view.scan(Space::Kv, Bound::Unbounded, Bound::Unbounded, false) {
-        let (kv_key, bytes) = record?;
-        let (_, at) = keys::split_version_key(&kv_key)?;
-        let key = keys::user_key(&kv_key)?;
-        let meta = match Version::decode(&bytes)? {
-            Version::Put { create, version, lease, .. } => Some(Meta { create, at, version, lease }),
-            Version::Tombstone => None,
-        };
-        if at.main > now.revision || meta.is_some_and(|meta| meta.create > at.main || meta.version < 1) {
-            return Err(keys::bad(Space::Kv, "version: its numbers contradict each other"));
-        }
-        history.insert(at, (meta.is_none(), key.clone()));
-        living.entry(key).or_insert(meta);
-    }
-    verify_history(view, history)?;
-    crate::auth::verify(view)?;
-    verify_living(view, living)
-}
-
-fn verify_history(view: &dyn View, mut history: BTreeMap<Stamp, (bool, Bytes)>) -> Result<(), ViewError> {
-    for record in view.scan(Space::Rev, Bound::Unbounded, Bound::Unbounded, false) {
-        let (key, value) = record?;
-        if history.remove(&Stamp::decode(Space::Rev, &key)?) != Some(keys::decode_rev(&value)?) {
-            return Err(keys::bad(Space::Rev, "history: a change has no version"));
-        }
-    }
-    if history.is_empty() { Ok(()) } else { Err(keys::bad(Space::Rev, "history: a version has no change")) }
-}
-
-fn verify_living(view: &dyn View, mut living: BTreeMap<Bytes, Option<Meta>>) -> Result<(), ViewError> {
-    let mut attached = BTreeMap::new();
-    for record in view.scan(Space::Meta, Bound::Unbounded, Bound::Unbounded, false) {
-        let (key, value) = record?;
-        let meta = Meta::decode(&value)?;
-        if living.remove(&key) != Some(Some(meta)) {
-            return Err(keys::bad(Space::Meta, "life: it is not the newest version"));
-        }
-        if meta.lease.get() != 0 {
-            attached.insert(keys::attach_key(meta.lease, &key), meta.lease);
-        }
-    }
-    if living.into_values().flatten().next().is_some() {
-        return Err(keys::bad(Space::Meta, "life: a living key has none"));
-    }
-    let (from, to) = keys::ATTACHMENTS;
-    for record in view.scan(Space::Lease, from, to, false) {
-        let (key, _) = record?;
-        let lease = attached.remove(key.as_ref()).ok_or_else(|| keys::bad(Space::Lease, "attachment: its key does not know of it"))?;
-        if view.get(Space::Lease, &keys::lease_key(lease))?.is_none() {
-            return Err(keys::bad(Space::Lease, "attachment: there is no such lease"));
-        }
-    }
-    if attached.is_empty() { Ok(()) } else { Err(keys::bad(Space::Lease, "attachment: it is missing")) }
-}
-
 #[cfg(test)]
 mod tests {
     use kontiki_base::ids::{LeaseId, LogPos};
     use kontiki_base::kv::PutReq;
 
     use super::*;
+    use crate::check::verify;
     use crate::{Batch, Command, MemView, apply};
 
     fn small_store() -> MemView {

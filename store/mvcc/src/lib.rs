@@ -43,10 +43,11 @@ mod write;
 
 pub use alarm::{Alarm, AlarmKind};
 pub use apply::apply;
+pub use check::verify;
 pub use codec::DecodeError;
 pub use command::{Command, Outcome, Reply};
 pub use compact::{Progress, sweep};
-pub use hash::{KvHash, hash_kv, state_hash, verify};
+pub use hash::{KvHash, hash_kv, state_hash};
 pub use history::{history, previous};
 pub use local::LocalKv;
 pub use range::{page, range};

@@ -115,15 +115,7 @@ pub fn hash_changes(view: &dyn View, after: Revision, upto: Revision) -> Result<
 /// The state cannot be read.
 pub fn hash_rest(view: &dyn View) -> Result<u64, ViewError> {
     let mut hash = Hash64::default();
-    for space in [Space::Lease, Space::Auth] {
-        hash.word(u64::from(space as u8));
-        for record in view.scan(space, Bound::Unbounded, Bound::Unbounded, false) {
-            let (key, value) = record?;
-            hash.bytes(&key);
-            hash.bytes(&value);
-        }
-    }
-    hash.bytes(&view.get(Space::Sys, crate::alarm::SYS_ALARMS)?.unwrap_or_default());
+    hash.rest(view, &[Space::Lease, Space::Auth])?;
     Ok(hash.finish())
 }
 
