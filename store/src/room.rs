@@ -55,15 +55,6 @@ impl FreeSpace for FsSpace {
     }
 }
 
-/// A disk that is never full.
-pub struct Boundless;
-
-impl FreeSpace for Boundless {
-    fn free(&self) -> std::io::Result<u64> {
-        Ok(u64::MAX)
-    }
-}
-
 /// What a member is told by consensus: alarms, and how far compacted history has been removed. Filled on the apply thread.
 pub struct Board {
     alarms: Mutex<Arc<[Alarm]>>,

@@ -1,7 +1,7 @@
 //! Consensus for tests of everything above it: one member, no log, no network; the real state machine over memory.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,15 +14,14 @@ use kontiki_proto::env::SystemEnv;
 use kontiki_proto::trace::TraceContext;
 use tokio::sync::watch;
 
-use crate::auth::{Auth, AuthOptions, Ground, Keeper, Provider};
+use crate::auth::{Keeper, Provider};
+use crate::config::StoreConfig;
 use crate::expiry::LeaseClock;
-use crate::lease::{Desk, Leases};
 use crate::metrics::Metrics;
-use crate::propose::Proposer;
 use crate::raft::{AppliedBatch, ApplySink, Consensus, LeaderDesk, Member, RaftStatus, Role};
-use crate::read::{Reader, Views, Workers};
-use crate::room::{Board, Boundless, Room, RoomLimits};
-use crate::server::Sinks;
+use crate::read::{Views, Workers};
+use crate::room::Board;
+use crate::server::{Made, Parts, Sinks, compose};
 use crate::service::{Roster, Service};
 use crate::watch::Hub;
 use crate::watch::hub::{HubLimits, Tip};
@@ -37,7 +36,7 @@ pub(crate) struct Solo {
     state: Mutex<State>,
     status: watch::Sender<RaftStatus>,
     sink: Arc<dyn ApplySink>,
-    desk: Arc<dyn LeaderDesk>,
+    desk: OnceLock<Arc<dyn LeaderDesk>>,
     /// Members that do not answer.
     pub(crate) silent: Mutex<Vec<MemberId>>,
     /// The next proposal or promotion is refused with this.
@@ -47,7 +46,7 @@ pub(crate) struct Solo {
 }
 
 impl Solo {
-    pub(crate) fn new(sink: Arc<dyn ApplySink>, desk: Arc<dyn LeaderDesk>) -> Arc<Self> {
+    fn new(sink: Arc<dyn ApplySink>) -> Arc<Self> {
         let id = MemberId::new(0xa11);
         let member = Member {
             id,
@@ -69,7 +68,7 @@ impl Solo {
             state: Mutex::new(State { view: MemView::new(), index: LogIndex::ZERO }),
             status: watch::Sender::new(status),
             sink,
-            desk,
+            desk: OnceLock::new(),
             silent: Mutex::default(),
             refusal: Mutex::new(None),
             cut_off: AtomicBool::new(false),
@@ -163,7 +162,7 @@ impl Consensus for Solo {
         if self.status.borrow().leader.is_none() {
             return Box::pin(async { Err(KvError::NoLeader) });
         }
-        self.desk.answer(question)
+        self.desk.get().expect("a member is composed before it is asked").answer(question)
     }
 
     fn transfer_leader(&self, _to: MemberId) -> BoxFuture<'static, Result<(), KvError>> {
@@ -224,6 +223,9 @@ impl Roster for Solo {
 /// As little as bcrypt can do.
 const BCRYPT_COST: u32 = 4;
 
+/// The longest election timeout.
+const ELECTION: Duration = Duration::from_millis(100);
+
 /// A whole member over [`Solo`].
 pub(crate) struct Bench {
     pub(crate) service: Arc<Service>,
@@ -247,67 +249,32 @@ pub(crate) fn bench_with(limits: HubLimits, progress_every: Duration) -> Bench {
 
 fn assemble(limits: HubLimits, progress_every: Duration, provider: Provider) -> Bench {
     let env: Arc<dyn Env> = Arc::new(SystemEnv::new());
+    let mut config = StoreConfig { progress_every, ..StoreConfig::single("solo", "/".into(), Arc::clone(&env)) };
+    config.timings.election = (ELECTION / 2, ELECTION);
+    config.auth.bcrypt_cost = BCRYPT_COST;
+    (config.quota_backend_bytes, config.disk_reserve_bytes) = (-1, 0);
     let metrics = Arc::new(Metrics::default());
     let tip = Tip { revision: Revision::new(1), compact: Revision::new(-1) };
     let hub = Hub::new(limits, tip, Arc::clone(&metrics));
-    hub.run(&*env);
     let clock = Arc::new(LeaseClock::default());
     let board = Arc::new(Board::default());
-    let desk = Arc::new(Desk::default());
-    let keeper = Arc::new(Keeper::new(AuthOptions::default().token_ttl));
+    let keeper = Arc::new(Keeper::new(config.auth.token_ttl));
     let sinks = Arc::new(Sinks {
         hub: Arc::clone(&hub),
         clock: Arc::clone(&clock),
         auth: Arc::clone(&keeper),
-        env: Arc::clone(&env),
+        env,
         board: Arc::clone(&board),
         observer: None,
     });
-    let solo = Solo::new(sinks, Arc::clone(&desk) as Arc<dyn LeaderDesk>);
-    let consensus: Arc<dyn Consensus> = Arc::clone(&solo) as Arc<dyn Consensus>;
-    let views: Arc<dyn Views> = Arc::clone(&solo) as Arc<dyn Views>;
-    let roster: Arc<dyn Roster> = Arc::clone(&solo) as Arc<dyn Roster>;
-    let timeout = Duration::from_secs(7);
-    let election = Duration::from_millis(100);
-    let (proposer, _) = Proposer::start(Arc::clone(&consensus), Arc::clone(&env), Arc::clone(&metrics), timeout);
-    let reader = Reader::new(Arc::clone(&consensus), Arc::clone(&views), Workers::threads(), Arc::clone(&metrics));
-    let leases = Leases::new(
-        clock,
-        Arc::clone(&consensus),
-        proposer.clone(),
-        reader.clone(),
-        Arc::clone(&env),
-        Arc::clone(&metrics),
-        election,
-        timeout,
-    );
-    desk.open(&leases);
-    leases.run();
-    let status = consensus.status();
-    let limits = RoomLimits { quota: None, reserve: 0, disk: Arc::new(Boundless) };
-    let room = Room::new(board, limits, Arc::clone(&views), status.clone());
-    proposer.keep_within(Arc::clone(&room));
-    let bounds = crate::config::Bounds::default();
-    let workers = reader.workers().clone();
-    let ground =
-        Ground { keeper, views: Arc::clone(&views), env: Arc::clone(&env), status: status.clone(), workers, timeout: election * 2 };
-    let auth = Auth::new(provider, BCRYPT_COST, ground);
-    let service = Service {
-        proposer,
-        reader,
-        hub,
-        leases,
-        auth,
-        consensus,
-        roster,
-        views,
-        env,
-        metrics,
-        election,
-        progress_every,
-        bounds,
-        room,
-        status,
+    let solo = Solo::new(sinks);
+    let parts = Parts {
+        consensus: Arc::clone(&solo) as Arc<dyn Consensus>,
+        roster: Arc::clone(&solo) as Arc<dyn Roster>,
+        views: Arc::clone(&solo) as Arc<dyn Views>,
+        workers: Workers::threads(),
     };
-    Bench { service: Arc::new(service), solo }
+    let (service, desk, _tasks) = compose(&config, parts, Made { hub, clock, metrics, board, keeper, provider });
+    assert!(solo.desk.set(desk).is_ok(), "it has one desk");
+    Bench { service, solo }
 }

@@ -1,4 +1,4 @@
-//! When faults come: the entries of a plan that go by the clock, resolved by its seed. The same in both worlds.
+//! When faults come: the entries of a plan that go by the clock, resolved by its seed.
 
 use std::time::Duration;
 

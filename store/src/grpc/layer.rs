@@ -25,7 +25,7 @@ use crate::raft::Role;
 use crate::service::Service;
 
 /// Services whose calls are counted. A client cannot make new label values.
-pub(super) const SERVICES: &[&str] = &[
+pub(crate) const SERVICES: &[&str] = &[
     "etcdserverpb.KV",
     "etcdserverpb.Watch",
     "etcdserverpb.Lease",

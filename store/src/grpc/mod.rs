@@ -42,6 +42,9 @@ use crate::metrics::Rpc;
 use crate::raft::Role;
 use crate::service::Service;
 
+#[cfg(test)]
+pub(crate) use layer::SERVICES;
+
 /// Beyond the request itself, a message may have this much around it.
 const MESSAGE_OVERHEAD: usize = 512 << 10;
 

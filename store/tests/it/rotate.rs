@@ -1,6 +1,6 @@
 //! Certificates that change under running members: who is connected stays, who comes sees the new ones. Among members, too.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use kontiki_proto::env::SystemEnv;
 use kontiki_store::config::{PeerTls, Pem, StoreConfig, TlsOptions};
 use kontiki_store::server::{Store, StoreHandle};
 
+use super::cluster::start_three_with;
 use super::tls::Authority;
 
 /// Certificate, key and authority as files, which are replaced as tools do it: by renaming.
@@ -94,20 +95,13 @@ async fn clients_see_new_certificates_and_old_connections_live_on() {
 
 /// Three members under mutual TLS.
 async fn three(dir: &Path, files: &Files) -> Vec<StoreHandle> {
-    let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let peers: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
-    drop(listeners);
-    let cluster: Vec<_> = peers.iter().enumerate().map(|(n, addr)| (format!("m{n}"), vec![format!("https://{addr}")])).collect();
-    let mut stores = Vec::new();
-    for (n, addr) in peers.iter().enumerate() {
-        let name = format!("m{n}");
-        let mut config = StoreConfig::single(&name, dir.join(&name), Arc::new(SystemEnv::new()));
-        config.listen_peer = *addr;
-        config.initial_cluster = cluster.clone();
+    start_three_with(dir, |config| {
+        for url in config.initial_cluster.iter_mut().flat_map(|(_, urls)| urls) {
+            *url = url.replacen("http:", "https:", 1);
+        }
         config.peer_tls = Some(files.peer_tls());
-        stores.push(Store::start(config).await.unwrap());
-    }
-    stores
+    })
+    .await
 }
 
 async fn put(stores: &[StoreHandle]) {
