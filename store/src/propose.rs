@@ -61,8 +61,8 @@ impl Proposer {
     /// Checks a command, has it decided and applied, and answers with its outcome.
     ///
     /// # Errors
-    /// What is wrong with the command; [`KvError::NoSpace`] and [`KvError::Corrupt`] as [`Room`] says; [`KvError::TooManyRequests`] at once when the queue is full; [`KvError::Timeout`] when it is
-    /// not known what became of it; what consensus says.
+    /// What is wrong with the command; [`KvError::NoSpace`] and [`KvError::Corrupt`] as [`Room`] says; [`KvError::TooManyRequests`] at
+    /// once when the queue is full; [`KvError::Timeout`] when it is not known what became of it; what consensus says.
     pub async fn propose(&self, command: Command, max_txn_ops: usize) -> Result<Reply, KvError> {
         validate(&command, max_txn_ops)?;
         if let Some(room) = self.room.get()

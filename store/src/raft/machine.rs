@@ -55,6 +55,7 @@ pub(crate) struct Applier {
     pub(crate) sweep_batch: usize,
     /// Entries wait until the state has been replaced.
     pub(crate) frozen: bool,
+    /// What came meanwhile. openraft hands over one job and waits for its end, so there is one at most.
     pub(crate) held: VecDeque<Job>,
     /// What is known of the state by heart.
     pub(crate) memo: Memo,
