@@ -1,8 +1,8 @@
 //! Random commands against the naive model: answers, events, reads at any revision, replays, hashes, paced removal, and crashes: the store
 //! falls back to what was last flushed, and the log is replayed.
 //!
-//! `MVCC_OPS=10000000 cargo nextest run --cargo-profile release -p kontiki-mvcc a_long_random_run` makes it a long run. It says how many
-//! operations it has compared, and how long that took is the runner's to say.
+//! `MVCC_OPS=10000000 cargo nextest run --profile long --cargo-profile release -p kontiki-mvcc a_long_random_run` makes it a long run: three
+//! minutes of processor time. It says how many operations it has compared.
 
 use kontiki_base::Revision;
 use kontiki_base::ids::{LogIndex, LogPos};
