@@ -1,6 +1,7 @@
 //! `kontiki agent`: one node.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -18,12 +19,22 @@ use crate::store::{read, terminated};
 /// The range that all pods' addresses come from.
 const CLUSTER_CIDR: &str = "10.244.0.0/16";
 
+/// What a node of simulated pods remembers of them, in its data directory.
+const LEDGER: &str = "hollow.jsonl";
+
+fn hollow(data_dir: &Path, env: Arc<dyn Env>) -> Result<HollowRuntime> {
+    std::fs::create_dir_all(data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
+    let ledger = data_dir.join(LEDGER);
+    let options = HollowOptions::default();
+    HollowRuntime::open(env, options, &ledger).with_context(|| format!("cannot open {}", ledger.display()))
+}
+
 /// Runs the command until it is told to end. Pods go on running.
 pub(crate) async fn run(args: AgentArgs) -> Result<()> {
     let env: Arc<dyn Env> = Arc::new(SystemEnv::new());
     let runtime: Arc<dyn PodRuntime> = match &args.cri_socket {
         Some(socket) => Arc::new(CriRuntime::new(socket)),
-        None => Arc::new(HollowRuntime::new(env.clone(), HollowOptions::default())),
+        None => Arc::new(hollow(&args.data_dir, env.clone())?),
     };
     let config = NodeConfig {
         name: args.name,

@@ -1,7 +1,7 @@
 //! Consensus, as members tell of it.
 //!
-//! Predicate: at most one member leads in a term; a member's term never decreases, whatever happened to it, unless it lost its disk; its
-//! applied index and its revision never decrease within a life; it has applied nothing that it does not know to be committed.
+//! Predicate: at most one member leads in a term; a member's term never decreases, whatever happened to it, unless it lost its disk or
+//! became another member; its applied index and its revision never decrease within a life; it has applied nothing that it does not know to be committed.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +43,9 @@ pub fn judge(history: &History) -> Outcome {
 
 fn forward(history: &History, before: &Sample, now: &Sample, tally: &mut Tally) {
     let within = |at| before.at <= at && at <= now.at;
-    let wiped = history.faults.iter().any(|f| f.wipes() && f.members.contains(&now.member) && within(f.at));
+    // What stands in its place is another member.
+    let replaced = before.id != 0 && before.id != now.id;
+    let wiped = replaced || history.faults.iter().any(|f| f.wipes() && f.members.contains(&now.member) && within(f.at));
     let restarted =
         before.life != now.life || history.faults.iter().any(|f| f.restarts() && f.members.contains(&now.member) && within(f.at));
     let mut back = |what: &str, from: u64, to: u64| {
@@ -88,6 +90,10 @@ mod tests {
         assert_eq!(verdict(vec![l(0, 1, 4), f(1, 4, 9), f(9, 3, 9)], vec![wipe]), Verdict::Pass);
         assert!(matches!(verdict(vec![l(0, 1, 4), f(1, 4, 9), f(9, 4, 8)], vec![]), Verdict::Fail(_)), "applied went back");
         assert_eq!(verdict(vec![l(0, 1, 4), f(1, 4, 9), f(9, 4, 8)], vec![power]), Verdict::Pass);
+        let named = |id, sample: Sample| Sample { id, ..sample };
+        let life = |id| vec![l(0, 1, 4), named(7, f(1, 4, 9)), named(id, f(9, 0, 0))];
+        assert_eq!(verdict(life(8), vec![]), Verdict::Pass, "another member is in its place");
+        assert!(matches!(verdict(life(7), vec![]), Verdict::Fail(_)), "the same member forgot its term");
         let ahead = Sample { committed: 8, ..f(9, 4, 9) };
         assert!(matches!(verdict(vec![l(0, 1, 4), ahead], vec![]), Verdict::Fail(_)));
     }

@@ -203,6 +203,8 @@ pub struct Sample {
     pub member: usize,
     /// Counts its lives: one more for each start.
     pub life: u32,
+    /// Who it says it is, in the cluster's own words; another one after it was replaced. 0: not told.
+    pub id: u64,
     /// Its role.
     pub role: Role,
     /// Its term.

@@ -1,5 +1,6 @@
 //! Clients that record what they see.
 
+pub mod informer;
 pub mod kv;
 pub mod lease;
 pub mod observer;

@@ -29,7 +29,7 @@ fn reference(group: &str, plural: &str, namespace: &str, name: &str) -> Option<O
 }
 
 impl Pods {
-    /// Creates the Deployment.
+    /// Creates the Deployment, and a Service in front of it.
     ///
     /// # Errors
     /// The API server refuses, or does not answer.
@@ -47,19 +47,23 @@ impl Pods {
                 },
             },
         });
-        let object = Object {
-            api_version: "apps/v1".into(),
-            kind: "Deployment".into(),
-            raw: Bytes::from(serde_json::to_vec(&deployment)?),
-            ..Object::default()
-        };
-        let request = CreateRequest {
-            resource: resource("apps", "deployments"),
-            namespace: namespace.into(),
-            object: Some(object),
-            ..Default::default()
-        };
-        client.create(request).await.context("cannot create the Deployment")?;
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": NAME, "namespace": namespace },
+            "spec": { "selector": { "app": NAME }, "ports": [{ "port": 80, "targetPort": 8080 }] },
+        });
+        for (group, plural, object) in [("", "services", &service), ("apps", "deployments", &deployment)] {
+            let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+            let api_version = object["apiVersion"].as_str().unwrap_or_default().to_owned();
+            let raw = Bytes::from(serde_json::to_vec(object)?);
+            let object = Some(Object { api_version, kind, raw, ..Object::default() });
+            let request = CreateRequest { resource: resource(group, plural), namespace: namespace.into(), object, ..Default::default() };
+            match client.create(request).await {
+                // An earlier attempt, of which only the answer was lost, or that got no further.
+                Err(status) if status.code() == tonic::Code::AlreadyExists => {}
+                answer => drop(answer.with_context(|| format!("cannot create one of the {plural}"))?),
+            }
+        }
         Ok(Self { client, namespace: namespace.to_owned(), replicas })
     }
 

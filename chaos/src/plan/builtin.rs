@@ -9,6 +9,30 @@ use crate::fault::{Direction, Fault, Plane, Shape, Site};
 /// Pause between two faults of `all`, from one beginning to the next.
 const SLOT: Duration = Duration::from_secs(12);
 
+/// What rests on the disk keeping what it has synced: a disk that lies takes that away. That members agree, and that none panics, does not.
+const LIES_BREAK: &[&str] = &[
+    "linearizable",
+    "serializable",
+    "durable",
+    "read-your-writes",
+    "revisions-forward",
+    "watch",
+    "lease",
+    "raft",
+    "converge",
+    "K1",
+    "K2",
+    "K4",
+    "K5",
+    "K8",
+    "K9",
+    "K10",
+    "K11",
+    "K13",
+    "K15",
+    "K17",
+];
+
 /// Plans that are not named after a fault.
 const OTHERS: &[(&str, &str)] = &[
     ("calm", "no fault: the numbers to compare with"),
@@ -53,6 +77,9 @@ pub fn plan(name: &str) -> Option<Plan> {
             let fault = Fault::named(name)?;
             if fault.breaks_the_model() {
                 plan.budget.mode = Mode::BeyondModel;
+            }
+            if matches!(fault, Fault::LyingFsync {}) {
+                plan.expect.may_break = LIES_BREAK.iter().map(|name| (*name).to_owned()).collect();
             }
             plan.schedule.push(usual(fault));
         }

@@ -282,6 +282,9 @@ pub enum Mode {
 pub struct Expect {
     /// Checks by name, as `kontiki chaos list` prints them; empty: all.
     pub checks: Vec<String>,
+    /// Checks that may fail, because the faults take away what they rest on: what they find is shown, and does not decide. Only where the
+    /// budget's mode is `beyond-model`.
+    pub may_break: Vec<String>,
     /// How soon it must serve.
     pub availability: Availability,
     /// How much must have happened, so that passing means something.

@@ -31,11 +31,10 @@ impl Plan {
         for (index, entry) in self.schedule.iter().enumerate() {
             self.validate_entry(&format!("schedule[{index}]"), entry)?;
         }
-        for (index, check) in self.expect.checks.iter().enumerate() {
-            let known = CHECKS.iter().any(|known| known.name == check);
-            need(known, || format!("expect.checks[{index}]"), || format!("there is no check {check:?}; `kontiki chaos list` names them"))?;
-        }
-        Ok(())
+        validate_checks("expect.checks", &self.expect.checks)?;
+        validate_checks("expect.may-break", &self.expect.may_break)?;
+        let beyond = self.expect.may_break.is_empty() || self.budget.mode == Mode::BeyondModel;
+        need(beyond, || "expect.may-break".into(), || "within the model every check must hold; say `budget: {mode: beyond-model}`".into())
     }
 
     fn validate_workload(&self) -> Result<(), PlanError> {
@@ -149,6 +148,14 @@ impl Plan {
             Target::Leader | Target::Follower | Target::AnyServer | Target::Server(_) => 1,
         }
     }
+}
+
+fn validate_checks(at: &str, names: &[String]) -> Result<(), PlanError> {
+    for (index, check) in names.iter().enumerate() {
+        let known = CHECKS.iter().any(|known| known.name == check);
+        need(known, || format!("{at}[{index}]"), || format!("there is no check {check:?}; `kontiki chaos list` names them"))?;
+    }
+    Ok(())
 }
 
 fn validate_when(at: &str, when: &When) -> Result<(), PlanError> {

@@ -5,6 +5,7 @@ pub mod bench;
 mod delayer;
 mod disk;
 pub mod doctor;
+mod facts;
 mod inject;
 mod keeper;
 mod lossy;

@@ -12,6 +12,7 @@ use kontiki_proto::etcd::etcdserverpb::maintenance_client::MaintenanceClient;
 use kontiki_proto::etcd::etcdserverpb::{HashKvRequest, RangeRequest, StatusRequest};
 use tokio::task::JoinSet;
 
+use super::facts::Clocks;
 use super::inject::Stage;
 use super::keeper::Keeper;
 use super::net::Net;
@@ -23,6 +24,7 @@ use crate::Tools;
 use crate::check::{self, Outcome};
 use crate::fault::Fault;
 use crate::history::{At, FaultOutcome, Final, Header, History, Record, Recorder, Sample};
+use crate::load::informer;
 use crate::load::kv::{self, Run};
 use crate::load::observer::Observer;
 use crate::load::pods::Pods;
@@ -37,6 +39,12 @@ const CONVERGE: Duration = Duration::from_secs(60);
 
 /// Clients go on for a moment after the last fault: what it broke for good shows then.
 const LULL: Duration = Duration::from_secs(2);
+
+/// Where there are pods it is a longer one: only after it those checks judge that ask whether everything has come to rest.
+const REST: Duration = Duration::from_millis(10_500);
+
+/// Clients that follow the pods as a controller does.
+const INFORMERS: usize = 2;
 
 /// Clients that were told to stop do so within this.
 const STOP: Duration = Duration::from_secs(15);
@@ -131,15 +139,26 @@ async fn attack(plan: &Plan, run: &Arc<Run>, views: &Arc<Views>, world: World, k
     });
     let begin = run.now();
     let stage = Stage::new(world, plan.clone(), (run.clone(), views.clone()), pods.clone());
-    let clients = clients(plan, run, &stage);
+    let mut clients = clients(plan, run, &stage);
+    if pods.is_some() {
+        let servers = stage.world.apis()?;
+        for first in 0..INFORMERS {
+            let informer = informer::informer(run.clone(), servers.clone(), first);
+            clients.spawn(async move {
+                informer.await;
+                Ok(())
+            });
+        }
+    }
     let telling = tokio::spawn(tell(stage.clone(), run.clone(), plan.duration.0 + Duration::from_nanos(begin)));
     progress::say(&format!(
         "{} clients, {} watchers, {} leases; faults for {}",
         plan.workload.kv.clients, plan.workload.watches, plan.workload.leases, plan.duration
     ));
     stage.run_schedule().await;
+    let lull = if pods.is_some() { REST } else { LULL };
     let converged = converge(&stage, run, views, pods).await;
-    run.env.sleep(LULL).await;
+    run.env.sleep(lull).await;
     run.stop.store(true, Ordering::Relaxed);
     finish(clients).await?;
     telling.abort();
@@ -155,6 +174,9 @@ async fn attack(plan: &Plan, run: &Arc<Run>, views: &Arc<Views>, world: World, k
     hashes(run, revision, &lives).await;
     finals(run).await;
     alarms(&stage, run);
+    for fact in stage.world.facts(Clocks { wall_ms: run.env.now_wall().0, at: run.now() })? {
+        run.recorder.record(Record::Node(fact));
+    }
     let elections = views.elections().iter().filter(|(_, _, at)| *at > begin).count();
     let history = run.recorder.finish(run.now()).context("the history is not complete on disk")?;
     let outcomes = check::judge(&history);
@@ -249,6 +271,7 @@ async fn hashes(run: &Run, revision: i64, lives: &[u32]) {
             (Ok(state), Ok(hash)) => Sample {
                 at: run.now(),
                 member,
+                id: state.header.as_ref().map_or(0, |h| h.member_id),
                 role: crate::history::Role::Follower,
                 term: state.raft_term,
                 applied: state.raft_applied_index,

@@ -57,6 +57,8 @@ pub struct Findings {
     pub passed: Vec<String>,
     /// Checks that saw nothing, and need not in this plan.
     pub idle: Vec<&'static str>,
+    /// Checks that failed, as the plan says they may: how often, and the first counterexample.
+    pub broken: Vec<String>,
 }
 
 impl Findings {
@@ -83,6 +85,10 @@ impl Findings {
                 continue;
             }
             match outcome.verdict {
+                check::Verdict::Fail(found) if may_break(plan, outcome.check) => {
+                    let first = found.first().map(ToString::to_string).unwrap_or_default();
+                    self.broken.push(format!("{}: {} times, first: {first}", outcome.check, found.len()));
+                }
                 check::Verdict::Fail(found) => self.violations.extend(found),
                 check::Verdict::Pass => {
                     let counts: Vec<String> = outcome.counts.iter().map(|(what, n)| format!("{n} {what}")).collect();
@@ -149,6 +155,7 @@ impl Findings {
         }
         match converged {
             Some(took) => late("until everything was whole again", took.as_secs_f64() * 1e3, wanted.converge),
+            None if may_break(plan, "converge") => self.broken.push("converge: the cluster was not whole again in time".into()),
             None => self.violations.push(Violation::new("converge", "the cluster was not whole again in time")),
         }
         // Within the model the cluster must serve during faults, whatever the plan says of how soon.
@@ -185,11 +192,16 @@ impl Findings {
             println!("saw nothing of what they are about: {}", self.idle.join(", "));
         }
         show("skipped", &self.skipped);
+        show("broken, as this plan expects:", &self.broken);
         show("VIOLATION", &self.violations.iter().map(ToString::to_string).collect::<Vec<_>>());
         show("NOT PROVED", &self.unproved);
         show("VACUOUS", &self.vacuous);
         println!("plan {} seed {}: {}", plan.name, plan.seed, self.verdict().word());
     }
+}
+
+fn may_break(plan: &Plan, check: &str) -> bool {
+    plan.expect.may_break.iter().any(|name| name == check)
 }
 
 /// Within the model writes must flow again within this, whatever is broken.
@@ -214,6 +226,20 @@ mod tests {
         assert_eq!(findings.verdict().code(), 2);
         findings.violations.push(Violation::new("converge", "x"));
         assert_eq!(findings.verdict().code(), 1);
+    }
+
+    #[test]
+    fn what_a_plan_expects_to_break_does_not_decide_and_is_shown() {
+        let plan = builtin::plan("lying-fsync").unwrap();
+        let fails = |check| Outcome { check, verdict: check::Verdict::Fail(vec![Violation::new(check, "x")]), counts: Default::default() };
+        let mut findings = Findings::default();
+        findings.take(&plan, vec![fails("durable"), fails("linearizable")]);
+        assert_eq!((findings.verdict(), findings.broken.len()), (Verdict::Pass, 2));
+        findings.take(&plan, vec![fails("panic")]);
+        assert_eq!(findings.verdict(), Verdict::Violation, "no disk excuses a panic");
+        let mut findings = Findings::default();
+        findings.take(&builtin::plan("power-loss").unwrap(), vec![fails("durable")]);
+        assert_eq!(findings.verdict(), Verdict::Violation);
     }
 
     #[test]

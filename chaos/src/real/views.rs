@@ -137,6 +137,7 @@ async fn ask(link: &Channel) -> (Option<(bool, Sample)>, bool) {
         let role = if s.is_learner { Role::Learner } else { Role::Follower };
         let sample = Sample {
             role,
+            id: header.member_id,
             term: s.raft_term,
             applied: s.raft_applied_index,
             committed: s.raft_index,

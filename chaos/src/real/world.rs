@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::disk::Disk;
+use super::facts::{self, Clocks};
 use super::keeper::Keeper;
 use super::native::{self, ClockPage};
 use super::net::{self, Net};
@@ -19,6 +20,7 @@ use super::scene::Scene;
 use super::{delayer, tool};
 use crate::Tools;
 use crate::fault::{Fault, Unsynced};
+use crate::history::NodeRecord;
 use crate::plan::{self, Plan, Topology};
 
 /// Ports in a namespace of one's own.
@@ -339,6 +341,18 @@ impl World {
     /// # Errors
     /// A certificate cannot be read.
     pub(crate) fn api(&self) -> Result<Channel> {
+        Ok(Channel::balance_list(self.api_endpoints()?.into_iter()))
+    }
+
+    /// A channel to each API port alone. They connect when they are used.
+    ///
+    /// # Errors
+    /// A certificate cannot be read.
+    pub(crate) fn apis(&self) -> Result<Vec<Channel>> {
+        Ok(self.api_endpoints()?.iter().map(Endpoint::connect_lazy).collect())
+    }
+
+    fn api_endpoints(&self) -> Result<Vec<Endpoint>> {
         let read = |name: &str| std::fs::read(self.certificates.dir.join(name)).with_context(|| format!("cannot read {name}"));
         let tls = ClientTlsConfig::new()
             .domain_name("localhost")
@@ -351,7 +365,19 @@ impl World {
             let endpoint = endpoint.http2_keep_alive_interval(Duration::from_secs(1)).keep_alive_timeout(Duration::from_secs(1));
             endpoint.keep_alive_while_idle(true).tls_config(tls.clone())
         });
-        Ok(Channel::balance_list(endpoints.collect::<Result<Vec<_>, _>>()?.into_iter()))
+        Ok(endpoints.collect::<Result<Vec<_>, _>>()?)
+    }
+
+    /// What each node ran, by its own ledger.
+    ///
+    /// # Errors
+    /// A ledger cannot be read.
+    pub(crate) fn facts(&self, now: Clocks) -> Result<Vec<NodeRecord>> {
+        let ledgers = self.nodes.iter().map(|node| {
+            let path = self.scene.dir.join(&node.name).join("hollow.jsonl");
+            facts::read(&path, &node.name, now).with_context(|| format!("cannot read {}", path.display()))
+        });
+        Ok(ledgers.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
     /// Ends all processes, unmounts all disks, and removes everything from the machine.

@@ -3,9 +3,14 @@
 //! Nothing runs between calls: the state of a container is a function of its plan and of the clock, so an idle hollow pod costs a few
 //! hundred bytes and no CPU. How a pod behaves is said by annotations on it; see [`behaviour`]. Beside that the runtime knows the
 //! words of the demo program (`exit 3`, `sleep 5`), so that one test suite fits this runtime and real ones.
+//!
+//! With a file ([`HollowRuntime::open`]) pods outlive the agent, as real ones do.
+
+mod ledger;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -14,6 +19,7 @@ use kontiki_base::BoxFuture;
 use kontiki_base::env::Env;
 use kontiki_proto::cri as wire;
 
+use self::ledger::{Ledger, Line};
 use super::{Answer, ExecOutput, LogSource, NetProbe, PodRuntime, Readiness, RuntimeError, label};
 use crate::node::time::rfc3339_nanos;
 
@@ -89,7 +95,11 @@ struct State {
     containers: BTreeMap<String, Container>,
     images: BTreeMap<String, u64>,
     cidr: Option<(Ipv4Addr, u32)>,
+    /// The address that was given last.
+    last_ip: Option<Ipv4Addr>,
     serial: u64,
+    /// What outlives this process, if anything does.
+    ledger: Option<Ledger>,
 }
 
 /// A node's worth of simulated pods.
@@ -104,6 +114,21 @@ impl HollowRuntime {
     pub fn new(env: Arc<dyn Env>, options: HollowOptions) -> Self {
         let images = options.images.iter().map(|name| (name.clone(), 1 << 20)).collect();
         Self { env, options, state: Mutex::new(State { images, ..State::default() }) }
+    }
+
+    /// A node that has what an earlier process of it left in this file, and goes on writing there what changes.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn open(env: Arc<dyn Env>, options: HollowOptions, path: &Path) -> std::io::Result<Self> {
+        let node = Self::new(env, options);
+        let now = node.now();
+        {
+            let mut state = node.lock();
+            let ledger = Ledger::open(path, &mut state, &ledger::boot_id(), now)?;
+            state.ledger = Some(ledger);
+        }
+        Ok(node)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -138,6 +163,15 @@ impl Container {
             (Some(_), _) => wire::ContainerState::ContainerRunning,
             (None, _) => wire::ContainerState::ContainerCreated,
         }
+    }
+
+    /// Ends at this time, if it does not end before. Says whether that changed anything.
+    fn end_by(&mut self, at: i64, code: i32) -> bool {
+        let sooner = self.end.is_none_or(|(end, _)| end > at);
+        if sooner {
+            self.end = Some((at, code));
+        }
+        sooner
     }
 
     fn name(&self) -> &str {
@@ -207,15 +241,42 @@ impl State {
         format!("{kind}{:012x}", self.serial)
     }
 
-    /// The lowest address of the pod range that no living sandbox has; network address and gateway are left out.
-    fn free_ip(&self) -> Result<Ipv4Addr, RuntimeError> {
+    fn write(&mut self, line: &Line) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.write(line);
+        }
+    }
+
+    fn stop_sandbox(&mut self, id: &str, now: i64) {
+        if let Some(sandbox) = self.sandboxes.get_mut(id) {
+            sandbox.ready = false;
+            sandbox.ip = None;
+        }
+        for container in self.containers.values_mut().filter(|c| c.sandbox == id) {
+            container.end_by(now, 137);
+        }
+    }
+
+    /// Removes a sandbox with its containers, or a container.
+    fn remove(&mut self, id: &str) {
+        self.sandboxes.remove(id);
+        self.containers.retain(|own, c| own != id && c.sandbox != id);
+    }
+
+    /// The next address of the pod range, after the one that was given last, that no living sandbox has; network address and gateway are
+    /// left out. Like the CNI plugin `host-local`, it goes round: the address of a pod that has just ended rests, because the API may
+    /// still show it.
+    fn free_ip(&mut self) -> Result<Ipv4Addr, RuntimeError> {
         let (base, bits) = self.cidr.ok_or_else(|| RuntimeError::Other("network is not ready: no pod CIDR".into()))?;
         let used: std::collections::BTreeSet<Ipv4Addr> = self.sandboxes.values().filter_map(|s| s.ip).collect();
         let size = 1_u32.checked_shl(32 - bits).unwrap_or(u32::MAX);
-        (2..size.saturating_sub(1))
-            .map(|n| Ipv4Addr::from(u32::from(base).wrapping_add(n)))
-            .find(|ip| !used.contains(ip))
-            .ok_or_else(|| RuntimeError::Other(format!("no IP addresses available in range {base}/{bits}")))
+        let at = |n: u32| Ipv4Addr::from(u32::from(base).wrapping_add(n));
+        let end = size.saturating_sub(1);
+        let last = self.last_ip.map_or(0, |ip| u32::from(ip).wrapping_sub(u32::from(base)));
+        let next = if (2..end).contains(&last) { last + 1 } else { 2 };
+        let free = (next..end).chain(2..next).map(at).find(|ip| !used.contains(ip));
+        self.last_ip = free.or(self.last_ip);
+        free.ok_or_else(|| RuntimeError::Other(format!("no IP addresses available in range {base}/{bits}")))
     }
 
     fn container(&mut self, id: &str) -> Result<&mut Container, RuntimeError> {
@@ -314,7 +375,9 @@ impl PodRuntime for HollowRuntime {
             let on_host = host.is_some_and(|o| o.network == i32::from(wire::NamespaceMode::Node));
             let ip = if on_host { None } else { Some(state.free_ip()?) };
             let id = state.id('s');
-            state.sandboxes.insert(id.clone(), Sandbox { config, created_ms: self.now(), ready: true, ip, handler });
+            let sandbox = Sandbox { config, created_ms: self.now(), ready: true, ip, handler };
+            state.write(&sandbox.line(&id));
+            state.sandboxes.insert(id.clone(), sandbox);
             Ok(id)
         })
     }
@@ -322,22 +385,21 @@ impl PodRuntime for HollowRuntime {
     fn stop_sandbox<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
         let now = self.now();
         let mut state = self.lock();
-        if let Some(sandbox) = state.sandboxes.get_mut(id) {
-            sandbox.ready = false;
-            sandbox.ip = None;
+        // It is stopped again and again until it is removed: once is enough for the file.
+        if state.sandboxes.get(id).is_some_and(|s| s.ready) {
+            state.write(&Line::Stopped { id: id.to_owned(), at_ms: now });
         }
-        for container in state.containers.values_mut().filter(|c| c.sandbox == id) {
-            if container.end.is_none_or(|(at, _)| at > now) {
-                container.end = Some((now, 137));
-            }
-        }
+        state.stop_sandbox(id, now);
         Box::pin(std::future::ready(Ok(())))
     }
 
     fn remove_sandbox<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
+        let now = self.now();
         let mut state = self.lock();
-        state.sandboxes.remove(id);
-        state.containers.retain(|_, c| c.sandbox != id);
+        if state.sandboxes.contains_key(id) {
+            state.write(&Line::Gone { id: id.to_owned(), at_ms: now });
+        }
+        state.remove(id);
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -380,6 +442,8 @@ impl PodRuntime for HollowRuntime {
         let made = found.map(|()| {
             let id = state.id('c');
             let container = Container { sandbox: sandbox.to_owned(), config, created_ms: now, started_ms: None, end: None };
+            let line = state.sandboxes.get(sandbox).map(|pod| container.line(&id, &pod.config));
+            line.iter().for_each(|line| state.write(line));
             state.containers.insert(id.clone(), container);
             id
         });
@@ -408,6 +472,8 @@ impl PodRuntime for HollowRuntime {
             let plan = after.map(|ms| (ms, code)).or_else(|| plan_of_command(&container.config));
             container.started_ms = Some(now);
             container.end = plan.map(|(ms, code)| (now.saturating_add(ms), code));
+            let line = Line::Started { id: id.to_owned(), at_ms: now, end: container.end };
+            state.write(&line);
             Ok(())
         })
     }
@@ -424,10 +490,11 @@ impl PodRuntime for HollowRuntime {
                 let takes = takes.map_or(self.options.stop, Duration::from_millis);
                 let (wait, code) = if takes <= grace { (takes, 143) } else { (grace, 137) };
                 let at = now.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
-                if container.end.is_none_or(|(end, _)| end > at) {
-                    container.end = Some((at, code));
-                }
+                let sooner = container.end_by(at, code);
                 let left = container.end.map_or(0, |(end, _)| end.saturating_sub(now));
+                if sooner {
+                    state.write(&Line::Ends { id: id.to_owned(), at_ms: at, code });
+                }
                 Duration::from_millis(u64::try_from(left).unwrap_or(0))
             };
             self.env.sleep(wait).await;
@@ -436,7 +503,12 @@ impl PodRuntime for HollowRuntime {
     }
 
     fn remove_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
-        self.lock().containers.remove(id);
+        let now = self.now();
+        let mut state = self.lock();
+        if state.containers.contains_key(id) {
+            state.write(&Line::Gone { id: id.to_owned(), at_ms: now });
+        }
+        state.remove(id);
         Box::pin(std::future::ready(Ok(())))
     }
 
@@ -491,7 +563,9 @@ impl PodRuntime for HollowRuntime {
             if image.is_empty() || image.contains("invalid.invalid") {
                 return Err(RuntimeError::NotFound(format!("failed to resolve reference {image:?}")));
             }
-            self.lock().images.insert(image.to_owned(), 1 << 20);
+            let mut state = self.lock();
+            state.write(&Line::Image { name: image.to_owned(), size: 1 << 20 });
+            state.images.insert(image.to_owned(), 1 << 20);
             Ok(image_id(image))
         })
     }
@@ -502,7 +576,10 @@ impl PodRuntime for HollowRuntime {
     }
 
     fn remove_image<'a>(&'a self, image: &'a str) -> Answer<'a, ()> {
-        self.lock().images.remove(image);
+        let mut state = self.lock();
+        if state.images.remove(image).is_some() {
+            state.write(&Line::ImageGone { name: image.to_owned() });
+        }
         Box::pin(std::future::ready(Ok(())))
     }
 

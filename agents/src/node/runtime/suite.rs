@@ -285,13 +285,28 @@ mod tests {
     use super::super::hollow::{HollowOptions, HollowRuntime};
     use super::*;
 
+    const IMAGE: &str = "kontiki.dev/demo:1";
+
+    fn options() -> HollowOptions {
+        let short = Duration::from_millis(1);
+        HollowOptions { images: vec![IMAGE.into()], sandbox: short, start: short, stop: short, pull: short }
+    }
+
     #[tokio::test]
     async fn the_simulated_runtime_keeps_all_laws() {
         let env: Arc<dyn Env> = Arc::new(kontiki_proto::env::SystemEnv::new());
-        let image = "kontiki.dev/demo:1".to_owned();
-        let short = Duration::from_millis(1);
-        let options = HollowOptions { images: vec![image.clone()], sandbox: short, start: short, stop: short, pull: short };
-        let runtime = Arc::new(HollowRuntime::new(Arc::clone(&env), options));
+        keeps_all_laws(env.clone(), HollowRuntime::new(env, options())).await;
+    }
+
+    #[tokio::test]
+    async fn the_simulated_runtime_with_a_ledger_keeps_all_laws() {
+        let env: Arc<dyn Env> = Arc::new(kontiki_proto::env::SystemEnv::new());
+        let dir = tempfile::tempdir().unwrap();
+        keeps_all_laws(env.clone(), HollowRuntime::open(env, options(), &dir.path().join("ledger")).unwrap()).await;
+    }
+
+    async fn keeps_all_laws(env: Arc<dyn Env>, runtime: HollowRuntime) {
+        let (image, runtime) = (IMAGE.to_owned(), Arc::new(runtime));
         runtime.set_pod_cidr("10.1.0.0/24").await.unwrap();
         let bench =
             Bench { runtime: Arc::clone(&runtime) as Arc<dyn PodRuntime>, env, image, log_dir: "/logs".into(), cgroup_parent: "/k".into() };
