@@ -92,6 +92,7 @@ impl LocalWatch {
         match self.session.next().await {
             Ok(Some(Out::Created { revision, .. })) => Some(Ok(WatchMsg::Created { revision })),
             Ok(Some(Out::Events { revision, events, prev_kv, .. })) => {
+                let events = events.to_events();
                 let events = if prev_kv { events } else { without_prev(&events) };
                 Some(Ok(WatchMsg::Events { revision, events }))
             }

@@ -17,7 +17,8 @@ use crate::config::StoreConfig;
 use crate::engine::Engine;
 use crate::error::StoreError;
 use crate::expiry::LeaseClock;
-use crate::http::{Bound, Door};
+use crate::grpc::short::Calls;
+use crate::http::{Bound, Door, Served};
 use crate::kv::LocalStoreKv;
 use crate::lease::{Desk, Leases};
 use crate::meter::Meter;
@@ -222,17 +223,18 @@ async fn serve(
     let (service, desk, mut tasks) = compose(config, parts, made);
     node.set_desk(desk);
     tasks.extend(config.heal_after.map(|patience| crate::heal::run(Arc::clone(&service), patience)));
-    let open = |bound: Bound, router: axum::Router| bound.open(router, &config.env, config.connections);
+    let open = |bound: Bound, served: Served| bound.open(served, &config.env, config.connections);
+    let short = Calls::new(&service);
     let mut doors: Vec<Door> = ports
         .clients
         .into_iter()
         .map(|bound| {
             let router = crate::http::guarded(crate::http::router(&service), &config.guard, bound.is_secure());
-            open(bound, router)
+            open(bound, Served::new(router, Arc::clone(&short)))
         })
         .collect();
     let clients: Vec<String> = doors.iter().map(|door| door.addr.to_string()).collect();
-    doors.extend(ports.metrics.into_iter().map(|bound| open(bound, crate::http::metrics_router(&service))));
+    doors.extend(ports.metrics.into_iter().map(|bound| open(bound, crate::http::metrics_router(&service).into())));
     tracing::info!(name = config.name, client = clients.join(","), "ready to serve client requests");
     let engine = Arc::downgrade(&node.engine());
     Ok(StoreHandle { service, env: Arc::clone(&config.env), doors, peers, certificates, tasks, engine })

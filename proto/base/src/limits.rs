@@ -24,6 +24,7 @@ limits! {
     PROPOSAL_BATCH_BYTES: usize = 4 << 20 => "the rest waits for the next batch";
     READS_QUEUED: usize = 65_536 => "TooManyRequests at once";
     CLIENT_CONNECTIONS: usize = 16_384 => "a client waits to be accepted until another has gone";
+    SHORT_OUT_BYTES: usize = 1 << 20 => "a connection whose client does not take what it asked for is not read from";
     RANGES_AT_ONCE: usize = 64 => "a read of a range waits until another has ended";
     SNAPSHOTS_AT_ONCE: usize = 4 => "a further Maintenance.Snapshot is refused: ResourceExhausted";
     SNAPSHOT_PARTS_QUEUED: usize = 16 => "the snapshot is read on when its client has taken a part";

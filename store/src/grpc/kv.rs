@@ -34,20 +34,47 @@ fn first_error(bad: BadTxn, bounds: Bounds) -> Status {
     }
 }
 
-#[tonic::async_trait]
-impl pb::kv_server::Kv for Api {
-    async fn range(&self, req: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
-        let caller = Caller::of(&req);
-        let req = req.into_inner();
+/// The calls that are served in two ways: as any other, and the [short](super::short) one.
+impl Api {
+    pub(super) async fn range_for(&self, caller: &Caller, req: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
         if req.key.is_empty() {
             return Err(EtcdError::EmptyKey.status());
         }
         if !req.serializable {
             self.not_learner()?;
         }
-        let res = self.service.by(&caller).range(request::range_from_wire(req)?).await.map_err(|e| kv_status(&e))?;
+        let res = self.service.by(caller).range(request::range_from_wire(req)?).await.map_err(|e| kv_status(&e))?;
         let header = self.header(res.revision);
-        Ok(Response::new(response::range_to_wire(res, header)))
+        Ok(response::range_to_wire(res, header))
+    }
+
+    pub(super) async fn put_for(&self, caller: &Caller, req: pb::PutRequest) -> Result<pb::PutResponse, Status> {
+        self.not_learner()?;
+        small_enough(&req, self.service.bounds)?;
+        let res = self.service.by(caller).put(request::put_from_wire(req)).await.map_err(|e| kv_status(&e))?;
+        let header = self.header(res.revision);
+        Ok(response::put_to_wire(res, header))
+    }
+
+    pub(super) async fn txn_for(&self, caller: &Caller, req: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
+        self.not_learner()?;
+        // Before the steps are looked at one by one, as in etcd.
+        if [req.compare.len(), req.success.len(), req.failure.len()].iter().any(|len| *len > self.service.bounds.txn_ops) {
+            return Err(EtcdError::TooManyOps.status());
+        }
+        small_enough(&req, self.service.bounds)?;
+        let txn = request::txn_from_wire(req).map_err(|bad| first_error(bad, self.service.bounds))?;
+        let res = self.service.by(caller).txn(txn, self.service.bounds.txn_ops).await.map_err(|e| kv_status(&e))?;
+        let header = self.header(res.revision);
+        Ok(response::txn_to_wire(res, header))
+    }
+}
+
+#[tonic::async_trait]
+impl pb::kv_server::Kv for Api {
+    async fn range(&self, req: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
+        let caller = Caller::of(&req);
+        self.range_for(&caller, req.into_inner()).await.map(Response::new)
     }
 
     type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<pb::RangeStreamResponse, Status>> + Send>>;
@@ -78,13 +105,8 @@ impl pb::kv_server::Kv for Api {
     }
 
     async fn put(&self, req: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
-        self.not_learner()?;
         let caller = Caller::of(&req);
-        let req = req.into_inner();
-        small_enough(&req, self.service.bounds)?;
-        let res = self.service.by(&caller).put(request::put_from_wire(req)).await.map_err(|e| kv_status(&e))?;
-        let header = self.header(res.revision);
-        Ok(Response::new(response::put_to_wire(res, header)))
+        self.put_for(&caller, req.into_inner()).await.map(Response::new)
     }
 
     async fn delete_range(&self, req: Request<pb::DeleteRangeRequest>) -> Result<Response<pb::DeleteRangeResponse>, Status> {
@@ -98,18 +120,8 @@ impl pb::kv_server::Kv for Api {
     }
 
     async fn txn(&self, req: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
-        self.not_learner()?;
         let caller = Caller::of(&req);
-        let req = req.into_inner();
-        // Before the steps are looked at one by one, as in etcd.
-        if [req.compare.len(), req.success.len(), req.failure.len()].iter().any(|len| *len > self.service.bounds.txn_ops) {
-            return Err(EtcdError::TooManyOps.status());
-        }
-        small_enough(&req, self.service.bounds)?;
-        let txn = request::txn_from_wire(req).map_err(|bad| first_error(bad, self.service.bounds))?;
-        let res = self.service.by(&caller).txn(txn, self.service.bounds.txn_ops).await.map_err(|e| kv_status(&e))?;
-        let header = self.header(res.revision);
-        Ok(Response::new(response::txn_to_wire(res, header)))
+        self.txn_for(&caller, req.into_inner()).await.map(Response::new)
     }
 
     async fn compact(&self, req: Request<pb::CompactionRequest>) -> Result<Response<pb::CompactionResponse>, Status> {

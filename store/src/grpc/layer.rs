@@ -91,7 +91,7 @@ fn for_learners(rpc: &Rpc) -> bool {
 }
 
 /// Who asks, as far as a client says. A client cannot make new label values beyond short versions.
-fn client_of(rpc: &Rpc, headers: &HeaderMap) -> Client {
+pub(super) fn client_of(rpc: &Rpc, headers: &HeaderMap) -> Client {
     let version = headers.get("client-api-version").and_then(|value| value.to_str().ok());
     let sound = |text: &&str| text.len() <= 8 && text.split('.').all(|part| part.len() <= 2 && part.parse::<u8>().is_ok());
     let kind = if rpc.grpc_type == "unary" { "unary" } else { "stream" };
@@ -101,6 +101,11 @@ fn client_of(rpc: &Rpc, headers: &HeaderMap) -> Client {
 /// Whether a call reads or writes keys or leases: what a corrupt member does not do.
 fn serves_data(rpc: &Rpc) -> bool {
     ["etcdserverpb.KV", "etcdserverpb.Watch", "etcdserverpb.Lease", "v3lockpb.Lock", "v3electionpb.Election"].contains(&&*rpc.grpc_service)
+}
+
+/// Whether calls have spans that somebody records.
+pub(crate) fn are_traced() -> bool {
+    !tracing::debug_span!(parent: None, names::RPC).is_disabled()
 }
 
 /// Which call it is, if it is a known one; its span; whether it demands a leader.

@@ -10,6 +10,7 @@
 //! | `auth` | `etcdserverpb.Auth` |
 //! | `gate` | what each call demands of its caller while auth is enabled |
 //! | `lock`, `election` | `v3lockpb.Lock`, `v3electionpb.Election`; `turn` is the queue that both stand in |
+//! | `short` | the short way of `Range`, `Put` and `Txn` |
 //! | `layer`, `count` | what every call goes through: spans, counts, `hasleader`, what learners do not serve |
 
 mod auth;
@@ -22,6 +23,7 @@ mod layer;
 mod lease;
 mod lock;
 mod maintenance;
+pub(crate) mod short;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -44,6 +46,7 @@ use crate::service::Service;
 
 #[cfg(test)]
 pub(crate) use layer::SERVICES;
+pub(crate) use layer::are_traced;
 
 /// Beyond the request itself, a message may have this much around it.
 const MESSAGE_OVERHEAD: usize = 512 << 10;
@@ -94,7 +97,7 @@ pub(crate) fn router(service: &Arc<Service>) -> axum::Router {
     }
     let (_, health) = tonic_health::server::health_reporter();
     let routes = Routes::new(serve!(pb::kv_server::KvServer<Api>))
-        .add_service(serve!(pb::watch_server::WatchServer<Api>))
+        .add_service(watch::Door { api: api.clone() })
         .add_service(serve!(pb::lease_server::LeaseServer<Api>))
         .add_service(serve!(pb::cluster_server::ClusterServer<Api>))
         .add_service(serve!(pb::maintenance_server::MaintenanceServer<Api>))

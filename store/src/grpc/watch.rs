@@ -4,10 +4,12 @@
 //! holds back its own stream, and nothing else.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::Stream;
 use kontiki_base::ids::Revision;
 use kontiki_base::key::KeyRange;
@@ -19,12 +21,14 @@ use kontiki_proto::etcd::etcdserverpb as pb;
 use pb::watch_create_request::FilterType;
 use pb::watch_request::RequestUnion;
 use prost::Message as _;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::Service;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Api, message_bytes};
 use crate::auth::Caller;
-use crate::service::Service;
-use crate::watch::{Canceled, Out, Pace, Session, WatchSpec};
+use crate::service::Service as Store;
+use crate::watch::{Canceled, Out, Pace, Seen, Session, WatchSpec};
 
 /// The id in answers that concern no watch, or all of them.
 const NO_WATCH: i64 = -1;
@@ -32,29 +36,132 @@ const NO_WATCH: i64 = -1;
 /// A stream that asked for a leader is ended when there has been none for so many election timeouts.
 const LEADERLESS_ELECTIONS: u32 = 3;
 
-#[tonic::async_trait]
-impl pb::watch_server::Watch for Api {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
+/// The service, with messages whose events may be encoded already.
+#[derive(Clone)]
+pub(super) struct Door {
+    pub(super) api: Api,
+}
 
-    async fn watch(&self, req: Request<Streaming<pb::WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+impl tonic::server::NamedService for Door {
+    const NAME: &'static str = "etcdserverpb.Watch";
+}
+
+impl<B> Service<http::Request<B>> for Door
+where
+    B: http_body::Body + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let door = self.clone();
+        Box::pin(async move {
+            if request.uri().path() != "/etcdserverpb.Watch/Watch" {
+                return Ok(Status::unimplemented("").into_http());
+            }
+            let longest = message_bytes(door.api.service.bounds);
+            let mut grpc = tonic::server::Grpc::new(WatchCodec).apply_max_message_size_config(Some(longest), Some(usize::MAX));
+            Ok(grpc.streaming(door, request).await)
+        })
+    }
+}
+
+type Messages = Pin<Box<dyn Stream<Item = Result<Message, Status>> + Send>>;
+
+impl tonic::server::StreamingService<pb::WatchRequest> for Door {
+    type Response = Message;
+    type ResponseStream = Messages;
+    type Future = std::future::Ready<Result<Response<Messages>, Status>>;
+
+    fn call(&mut self, req: Request<Streaming<pb::WatchRequest>>) -> Self::Future {
         let needs_leader = req.metadata().get("hasleader").is_some_and(|value| value == "true");
+        let service = &self.api.service;
         let serving = Serving {
             caller: Caller::of(&req),
-            session: self.service.watch(Pace::Every(self.service.progress_every)),
-            api: self.clone(),
+            session: service.watch(Pace::Every(service.progress_every)),
+            api: self.api.clone(),
             inbound: req.into_inner(),
             said_all: false,
             ready: VecDeque::new(),
-            leaderless: needs_leader.then(|| Box::pin(leaderless(Arc::clone(&self.service))) as BoxFuture<'static, ()>),
+            leaderless: needs_leader.then(|| Box::pin(leaderless(Arc::clone(service))) as BoxFuture<'static, ()>),
         };
-        Ok(Response::new(Box::pin(futures::stream::unfold(Some(serving), |serving| async move {
+        // Boxed: it is handed on for each message.
+        std::future::ready(Ok(Response::new(Box::pin(futures::stream::unfold(Some(Box::new(serving)), |serving| async move {
             let mut serving = serving?;
             match serving.next().await {
                 Ok(Some(response)) => Some((Ok(response), Some(serving))),
                 Ok(None) => None,
                 Err(status) => Some((Err(status), None)),
             }
-        }))))
+        })))))
+    }
+}
+
+/// A response. Its events stand beside it, as they are sent: with what goes before each, so that one after the other makes the field.
+#[derive(Debug)]
+pub(super) struct Message {
+    response: pb::WatchResponse,
+    events: Vec<Bytes>,
+}
+
+impl From<pb::WatchResponse> for Message {
+    fn from(response: pb::WatchResponse) -> Self {
+        Self { response, events: Vec::new() }
+    }
+}
+
+/// `events = 11` of `WatchResponse`: the last of its fields.
+const EVENTS: u32 = 11;
+
+/// An event as it stands in a response.
+fn encode_event(event: &Event, prev_kv: bool) -> Bytes {
+    let mut out = BytesMut::new();
+    prost::encoding::message::encode(EVENTS, &event_to_wire(event, prev_kv), &mut out);
+    out.freeze()
+}
+
+/// Reads requests as any other codec does, and writes [`Message`]s.
+#[derive(Clone, Copy, Debug, Default)]
+struct WatchCodec;
+
+impl Codec for WatchCodec {
+    type Encode = Message;
+    type Decode = pb::WatchRequest;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for WatchCodec {
+    type Item = Message;
+    type Error = Status;
+
+    fn encode(&mut self, item: Message, dst: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        item.response.encode(dst).map_err(|error| Status::internal(error.to_string()))?;
+        item.events.iter().for_each(|event| dst.put_slice(event));
+        Ok(())
+    }
+}
+
+impl Decoder for WatchCodec {
+    type Item = pb::WatchRequest;
+    type Error = Status;
+
+    fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<pb::WatchRequest>, Status> {
+        pb::WatchRequest::decode(src).map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 }
 
@@ -66,7 +173,7 @@ struct Serving {
     /// The client has said all it has to say, and still listens: as in etcd, its watches go on.
     said_all: bool,
     /// Messages that are ready to go, in order: the pieces of one that was split.
-    ready: VecDeque<pb::WatchResponse>,
+    ready: VecDeque<Message>,
     /// Completes when a client that demands a leader is to be turned away. Kept, so that other messages do not start its time anew.
     leaderless: Option<BoxFuture<'static, ()>>,
 }
@@ -79,7 +186,7 @@ enum Woken {
 
 impl Serving {
     /// The next message; `None` ends the stream.
-    async fn next(&mut self) -> Result<Option<pb::WatchResponse>, Status> {
+    async fn next(&mut self) -> Result<Option<Message>, Status> {
         loop {
             if let Some(response) = self.ready.pop_front() {
                 return Ok(Some(response));
@@ -112,7 +219,7 @@ impl Serving {
                 let spec = spec_of(create);
                 match self.api.service.by(&self.caller).may_read(&spec.range).await {
                     Ok(()) => self.session.create(spec),
-                    Err(error) => self.ready.push_back(denied(&error, self.api.header_now())),
+                    Err(error) => self.ready.push_back(denied(&error, self.api.header_now()).into()),
                 }
             }
             Some(RequestUnion::CancelRequest(cancel)) => self.session.cancel(WatchId::new(cancel.watch_id)),
@@ -127,14 +234,15 @@ impl Serving {
             Out::Created { id, revision } => pb::WatchResponse { watch_id: id.get(), created: true, ..empty(revision) },
             Out::Events { id, revision, events, prev_kv, fragment } => {
                 let response = pb::WatchResponse { watch_id: id.get(), ..empty(revision) };
-                self.ready.extend(with_events(response, &events, prev_kv, fragment.then(|| message_bytes(self.api.service.bounds))));
+                let split_at = fragment.then(|| message_bytes(self.api.service.bounds));
+                with_events(response, &events, prev_kv, split_at, &mut self.ready);
                 return;
             }
             Out::Progress { id, revision } => pb::WatchResponse { watch_id: id.get(), ..empty(revision) },
             Out::ProgressAll { revision } => pb::WatchResponse { watch_id: NO_WATCH, ..empty(revision) },
             Out::Canceled { id, why, revision } => canceled(id, &why, empty(revision)),
         };
-        self.ready.push_back(response);
+        self.ready.push_back(response.into());
     }
 }
 
@@ -188,22 +296,22 @@ fn spec_of(create: pb::WatchCreateRequest) -> WatchSpec {
 }
 
 /// The response with the events: one message, or several if it has to be split. All but the last of those say so.
-fn with_events(response: pb::WatchResponse, events: &Arc<[Event]>, prev_kv: bool, split_at: Option<usize>) -> Vec<pb::WatchResponse> {
-    let mut pieces = vec![response.clone()];
-    let mut size = response.encoded_len();
-    for event in events.iter().map(|event| event_to_wire(event, prev_kv)) {
-        let more = event.encoded_len() + 8;
-        let Some(piece) = pieces.last_mut() else { break };
-        if split_at.is_some_and(|limit| size + more >= limit) && !piece.events.is_empty() {
-            piece.fragment = true;
-            size = response.encoded_len() + more;
-            pieces.push(pb::WatchResponse { events: vec![event], ..response.clone() });
-        } else {
-            size += more;
-            piece.events.push(event);
+fn with_events(response: pb::WatchResponse, seen: &Seen, prev_kv: bool, split_at: Option<usize>, ready: &mut VecDeque<Message>) {
+    let head = response.encoded_len();
+    let mut size = head;
+    let mut piece = Message { response, events: Vec::with_capacity(seen.len()) };
+    for event in seen.encoded(|event| encode_event(event, prev_kv)) {
+        if split_at.is_some_and(|limit| size + event.len() >= limit) && !piece.events.is_empty() {
+            let next = Message { response: piece.response.clone(), events: Vec::new() };
+            let mut full = std::mem::replace(&mut piece, next);
+            full.response.fragment = true;
+            ready.push_back(full);
+            size = head;
         }
+        size += event.len();
+        piece.events.push(event);
     }
-    pieces
+    ready.push_back(piece);
 }
 
 async fn or_never(future: &mut Option<BoxFuture<'static, ()>>) {
@@ -214,7 +322,7 @@ async fn or_never(future: &mut Option<BoxFuture<'static, ()>>) {
 }
 
 /// Completes when there has been no leader for three election timeouts.
-async fn leaderless(service: Arc<Service>) {
+async fn leaderless(service: Arc<Store>) {
     let mut status = service.status.clone();
     loop {
         if status.wait_for(|raft| raft.leader.is_none()).await.is_err() {
@@ -238,15 +346,32 @@ mod tests {
     #[test]
     fn only_the_last_piece_does_not_say_that_more_follows() {
         let kv = KeyValue { key: "k".into(), value: vec![1; 100].into(), ..KeyValue::default() };
-        let events: Arc<[Event]> = vec![Event { kind: EventKind::Put, kv, prev: None }; 10].into();
-        let whole = with_events(pb::WatchResponse::default(), &events, false, None);
-        assert_eq!((whole.len(), whole[0].events.len(), whole[0].fragment), (1, 10, false));
-        let pieces = with_events(pb::WatchResponse::default(), &events, false, Some(400));
-        assert_eq!(pieces.iter().map(|p| p.events.len()).sum::<usize>(), 10);
-        assert!(pieces.len() > 2 && pieces.iter().all(|p| p.encoded_len() < 400));
-        let (last, others) = pieces.split_last().unwrap();
-        assert!(!last.fragment && others.iter().all(|p| p.fragment));
-        let tiny = with_events(pb::WatchResponse::default(), &events, false, Some(10));
-        assert_eq!(tiny.len(), 10, "an event is never split");
+        let events = Seen::from(vec![Event { kind: EventKind::Put, kv, prev: None }; 10]);
+        let pieces = |split_at| {
+            let mut ready = VecDeque::new();
+            with_events(pb::WatchResponse { watch_id: 7, ..Default::default() }, &events, false, split_at, &mut ready);
+            ready
+                .into_iter()
+                .map(|message: Message| {
+                    let mut bytes = message.response.encode_to_vec();
+                    message.events.iter().for_each(|event| bytes.extend_from_slice(event));
+                    (bytes.len(), pb::WatchResponse::decode(&*bytes).unwrap())
+                })
+                .collect::<Vec<_>>()
+        };
+        let whole = pieces(None);
+        assert_eq!((whole.len(), whole[0].1.events.len(), whole[0].1.fragment), (1, 10, false));
+        let expected = pb::WatchResponse {
+            watch_id: 7,
+            events: events.iter().map(|event| event_to_wire(event, false)).collect(),
+            ..Default::default()
+        };
+        assert_eq!((&whole[0].1, whole[0].0), (&expected, expected.encoded_len()), "as any other encoder writes it");
+        let some = pieces(Some(400));
+        assert_eq!(some.iter().map(|(_, p)| p.events.len()).sum::<usize>(), 10);
+        assert!(some.len() > 2 && some.iter().all(|(len, _)| *len < 400));
+        let ((_, last), others) = some.split_last().unwrap();
+        assert!(!last.fragment && others.iter().all(|(_, p)| p.fragment && p.watch_id == 7));
+        assert_eq!(pieces(Some(10)).len(), 10, "an event is never split");
     }
 }

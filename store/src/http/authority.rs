@@ -7,29 +7,30 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::hpack::Decoder;
+use super::hpack::{Decoder, Field};
 
 /// What an HTTP/2 connection begins with.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Size of a frame's head.
-const HEAD: usize = 9;
+pub(super) const HEAD: usize = 9;
 
 /// Types and flags of frames that matter here.
-const HEADERS: u8 = 1;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
-const PADDED: u8 = 0x8;
-const PRIORITY: u8 = 0x20;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const CONTINUATION: u8 = 9;
+pub(super) const END_STREAM: u8 = 0x1;
+pub(super) const END_HEADERS: u8 = 0x4;
+pub(super) const PADDED: u8 = 0x8;
+pub(super) const PRIORITY: u8 = 0x20;
 
 /// A header block may take so much; a client that sends more is cut off. Above what the server itself accepts.
-const BLOCK_BYTES: usize = 1 << 20;
+pub(super) const BLOCK_BYTES: usize = 1 << 20;
 
 /// Payload of the frames that are written anew: what every peer must take.
-const FRAME_BYTES: usize = 16_384;
+pub(super) const FRAME_BYTES: usize = 16_384;
 
 /// What stands in for an authority that cannot be read at all.
 const NOWHERE: &[u8] = b"localhost";
@@ -62,7 +63,7 @@ struct Mender {
     raw: Vec<u8>,
 }
 
-fn broken(text: &str) -> io::Error {
+pub(super) fn broken(text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
@@ -156,14 +157,7 @@ impl Mender {
             self.start.copy_from_slice(head);
             self.block.clear();
             self.raw.clear();
-            if flags & PADDED != 0 {
-                let (pad, rest) = payload.split_first().ok_or_else(|| broken("padding without a length"))?;
-                let keep = rest.len().checked_sub(usize::from(*pad)).ok_or_else(|| broken("more padding than frame"))?;
-                payload = &rest[..keep];
-            }
-            if flags & PRIORITY != 0 {
-                payload = payload.get(5..).ok_or_else(|| broken("a priority is cut off"))?;
-            }
+            payload = fragment(flags, payload)?;
         }
         self.block.extend_from_slice(payload);
         self.raw.extend_from_slice(&frame);
@@ -177,7 +171,7 @@ impl Mender {
         let fields = self.decoder.decode(&self.block).ok_or_else(|| broken("a header block cannot be decoded"))?;
         self.block.clear();
         if matches!(self.mode, Mode::Undecided) {
-            if fields.iter().all(|(name, value)| name != b":authority" || is_sound(value)) {
+            if fields.iter().all(|(name, value)| &**name != b":authority" || is_sound(value)) {
                 self.mode = Mode::Transparent;
                 out.append(&mut self.raw);
                 return Ok(());
@@ -185,25 +179,43 @@ impl Mender {
             self.mode = Mode::Mending;
         }
         self.raw.clear();
-        let mut anew = Vec::new();
-        for (name, value) in &fields {
-            // A literal that is never indexed: the server's table stays empty, whatever the client's holds.
-            anew.push(0x10);
-            put_string(&mut anew, name);
-            put_string(&mut anew, if name == b":authority" { mended(value) } else { value });
-        }
-        let mut pieces = anew.chunks(FRAME_BYTES).peekable();
-        let mut kind = HEADERS;
-        while let Some(piece) = pieces.next() {
-            let last = if pieces.peek().is_none() { END_HEADERS } else { 0 };
-            let flags = if kind == HEADERS { self.start[4] & END_STREAM | last } else { last };
-            let length = u32::try_from(piece.len()).unwrap_or(0).to_be_bytes();
-            out.extend_from_slice(&[length[1], length[2], length[3], kind, flags]);
-            out.extend_from_slice(&self.start[5..]);
-            out.extend_from_slice(piece);
-            kind = CONTINUATION;
-        }
+        rewrite(&fields, [self.start[5], self.start[6], self.start[7], self.start[8]], self.start[4] & END_STREAM, out);
         Ok(())
+    }
+}
+
+/// What a header frame's payload has beside padding and priority.
+pub(super) fn fragment(flags: u8, mut payload: &[u8]) -> io::Result<&[u8]> {
+    if flags & PADDED != 0 {
+        let (pad, rest) = payload.split_first().ok_or_else(|| broken("padding without a length"))?;
+        let keep = rest.len().checked_sub(usize::from(*pad)).ok_or_else(|| broken("more padding than frame"))?;
+        payload = &rest[..keep];
+    }
+    if flags & PRIORITY != 0 {
+        payload = payload.get(5..).ok_or_else(|| broken("a priority is cut off"))?;
+    }
+    Ok(payload)
+}
+
+/// Writes a header block anew, with an authority that can be read. `end` is the flag of a stream's end, or nothing.
+pub(super) fn rewrite(fields: &[Field], stream: [u8; 4], end: u8, out: &mut impl BufMut) {
+    let mut anew = Vec::new();
+    for (name, value) in fields {
+        // A literal that is never indexed: the server's table stays empty, whatever the client's holds.
+        anew.push(0x10);
+        put_string(&mut anew, name);
+        put_string(&mut anew, if &**name == b":authority" { mended(value) } else { value });
+    }
+    let mut pieces = anew.chunks(FRAME_BYTES).peekable();
+    let mut kind = HEADERS;
+    while let Some(piece) = pieces.next() {
+        let last = if pieces.peek().is_none() { END_HEADERS } else { 0 };
+        let flags = if kind == HEADERS { end | last } else { last };
+        let length = u32::try_from(piece.len()).unwrap_or(0).to_be_bytes();
+        out.put_slice(&[length[1], length[2], length[3], kind, flags]);
+        out.put_slice(&stream);
+        out.put_slice(piece);
+        kind = CONTINUATION;
     }
 }
 
@@ -221,7 +233,7 @@ fn mended(authority: &[u8]) -> &[u8] {
 }
 
 /// A string as HPACK has it, without Huffman's code.
-fn put_string(out: &mut Vec<u8>, text: &[u8]) {
+pub(super) fn put_string(out: &mut Vec<u8>, text: &[u8]) {
     const MOST: usize = 0x7f;
     if text.len() < MOST {
         out.push(u8::try_from(text.len()).unwrap_or(0));

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use httlib_huffman::{DecoderSpeed, decode as huffman};
 
 /// Bytes of the dynamic table: the protocol's default, which this server does not change.
@@ -14,7 +15,7 @@ const ENTRY_BYTES: usize = 32;
 const FIELDS_BYTES: usize = 1 << 20;
 
 /// A name and a value.
-pub(super) type Field = (Vec<u8>, Vec<u8>);
+pub(super) type Field = (Bytes, Bytes);
 
 /// The table that every connection begins with: RFC 7541, appendix A.
 const STATIC: [(&str, &str); 61] = [
@@ -87,11 +88,18 @@ pub(super) struct Decoder {
     entries: VecDeque<Field>,
     bytes: usize,
     most: usize,
+    /// Counts the changes of the table.
+    version: u64,
 }
 
 impl Decoder {
     pub(super) const fn new() -> Self {
-        Self { entries: VecDeque::new(), bytes: 0, most: TABLE_BYTES }
+        Self { entries: VecDeque::new(), bytes: 0, most: TABLE_BYTES, version: 0 }
+    }
+
+    /// A number that changes whenever the table does: while it stays, the same block means the same.
+    pub(super) const fn version(&self) -> u64 {
+        self.version
     }
 
     /// The fields of a block; `None` if it is not one.
@@ -132,12 +140,13 @@ impl Decoder {
     fn entry(&self, place: usize) -> Option<Field> {
         let place = place.checked_sub(1)?;
         match STATIC.get(place) {
-            Some((name, value)) => Some((name.as_bytes().to_vec(), value.as_bytes().to_vec())),
+            Some((name, value)) => Some((Bytes::from_static(name.as_bytes()), Bytes::from_static(value.as_bytes()))),
             None => self.entries.get(place - STATIC.len()).cloned(),
         }
     }
 
     fn insert(&mut self, field: Field) {
+        self.version += 1;
         self.bytes += cost(&field);
         self.entries.push_front(field);
         self.evict();
@@ -147,6 +156,7 @@ impl Decoder {
         if most > TABLE_BYTES {
             return None;
         }
+        self.version += 1;
         self.most = most;
         self.evict();
         Some(())
@@ -191,7 +201,7 @@ impl<'a> Input<'a> {
         None
     }
 
-    fn string(&mut self) -> Option<Vec<u8>> {
+    fn string(&mut self) -> Option<Bytes> {
         let coded = self.0.first()? & 0x80 != 0;
         let length = self.integer(7)?;
         if length > self.0.len() {
@@ -200,11 +210,11 @@ impl<'a> Input<'a> {
         let (text, rest) = self.0.split_at(length);
         self.0 = rest;
         if !coded {
-            return Some(text.to_vec());
+            return Some(Bytes::copy_from_slice(text));
         }
         let mut plain = Vec::new();
         huffman(text, &mut plain, DecoderSpeed::FourBits).ok()?;
-        Some(plain)
+        Some(plain.into())
     }
 }
 
@@ -215,7 +225,7 @@ mod tests {
     use super::*;
 
     fn text(fields: Option<Vec<Field>>) -> Vec<(String, String)> {
-        let plain = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let plain = |bytes: Bytes| String::from_utf8(bytes.into()).unwrap();
         fields.unwrap().into_iter().map(|(name, value)| (plain(name), plain(value))).collect()
     }
 
@@ -244,8 +254,8 @@ mod tests {
     #[test]
     fn the_table_forgets_its_oldest() {
         let mut decoder = Decoder::new();
-        decoder.insert((vec![b'a'; 10], vec![]));
-        decoder.insert((vec![b'b'; 10], vec![]));
+        decoder.insert((vec![b'a'; 10].into(), Bytes::new()));
+        decoder.insert((vec![b'b'; 10].into(), Bytes::new()));
         assert_eq!(decoder.resize(50), Some(()));
         assert_eq!(decoder.entry(62).unwrap().0[0], b'b');
         assert_eq!(decoder.entry(63), None);

@@ -5,6 +5,7 @@ mod gateway;
 mod guard;
 mod hpack;
 mod serve;
+mod short;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use kontiki_base::key::KeyRange;
 use kontiki_base::kv::{Consistency, RangeReq};
 
 pub use serve::Connections;
-pub(crate) use serve::{Bound, Door, certificates};
+pub(crate) use serve::{Bound, Door, Served, certificates};
 
 use crate::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION, HttpGuard};
 use crate::raft::Role;

@@ -17,7 +17,9 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Peer;
 use super::authority::Lenient;
+use super::short::Shortcut;
 use crate::error::StoreError;
+use crate::grpc::short::Calls;
 use crate::listen::Listen;
 use crate::tls::{self, ServerTls, TlsOptions};
 
@@ -47,7 +49,28 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Windows of flow control, per stream and per connection, and the largest frame.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
-const FRAME: u32 = 64 << 10;
+pub(super) const FRAME: u32 = 64 << 10;
+
+/// What a port serves.
+#[derive(Clone)]
+pub(crate) struct Served {
+    router: axum::Router,
+    /// The calls that need less.
+    short: Option<Arc<Calls>>,
+}
+
+impl Served {
+    /// A router, and calls that are served without it.
+    pub(crate) const fn new(router: axum::Router, short: Arc<Calls>) -> Self {
+        Self { router, short: Some(short) }
+    }
+}
+
+impl From<axum::Router> for Served {
+    fn from(router: axum::Router) -> Self {
+        Self { router, short: None }
+    }
+}
 
 /// Certificates of a port for clients.
 pub(crate) fn certificates(options: &TlsOptions) -> Result<Arc<ServerTls>, StoreError> {
@@ -89,12 +112,13 @@ impl Bound {
         Listen { addr: self.addr, tls: self.tls.is_some() }.to_string()
     }
 
-    /// Serves `router` until closed.
-    pub(crate) fn open(self, router: axum::Router, env: &Arc<dyn Env>, keep: Connections) -> Door {
+    /// Serves until closed.
+    pub(crate) fn open(self, served: impl Into<Served>, env: &Arc<dyn Env>, keep: Connections) -> Door {
         let Self { listener, tls, addr } = self;
         let (closing, closed) = watch::channel(false);
         let connections = Arc::new(Semaphore::new(limits::CLIENT_CONNECTIONS));
-        let accept = Accept { listener, tls, router, env: Arc::clone(env), keep, closed, connections: Arc::clone(&connections) };
+        let served = served.into();
+        let accept = Accept { listener, tls, served, env: Arc::clone(env), keep, closed, connections: Arc::clone(&connections) };
         let accepting = env.spawn("client.accept", Box::pin(accept.run()));
         Door { addr, closing, accepting, connections }
     }
@@ -126,7 +150,7 @@ impl Door {
 struct Accept {
     listener: TcpListener,
     tls: Option<Arc<ServerTls>>,
-    router: axum::Router,
+    served: Served,
     env: Arc<dyn Env>,
     keep: Connections,
     closed: watch::Receiver<bool>,
@@ -149,10 +173,10 @@ impl Accept {
             };
             // Looked up for each connection: that is how new certificates come in.
             let acceptor = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.current()));
-            let (router, env, keep, closed) = (self.router.clone(), Arc::clone(&self.env), self.keep, self.closed.clone());
+            let (served, env, keep, closed) = (self.served.clone(), Arc::clone(&self.env), self.keep, self.closed.clone());
             let connection = async move {
                 let _place = place;
-                if let Err(error) = connect(stream, addr, acceptor, router, &*env, keep, closed).await {
+                if let Err(error) = connect(stream, addr, acceptor, served, &*env, keep, closed).await {
                     tracing::debug!(peer = %addr, %error, "client connection ended");
                 }
             };
@@ -167,14 +191,14 @@ async fn connect(
     stream: TcpStream,
     addr: SocketAddr,
     acceptor: Option<TlsAcceptor>,
-    router: axum::Router,
+    served: Served,
     env: &dyn Env,
     keep: Connections,
     closed: watch::Receiver<bool>,
 ) -> Ended {
     stream.set_nodelay(true)?;
     let peer = Peer { addr, common_name: None };
-    let Some(acceptor) = acceptor else { return serve(stream, peer, router, keep, closed).await };
+    let Some(acceptor) = acceptor else { return shortened(stream, peer, served, keep, closed).await };
     let encrypted = tokio::select! {
         biased;
         encrypted = acceptor.accept(stream) => encrypted?,
@@ -182,7 +206,24 @@ async fn connect(
     };
     let shown = encrypted.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let common_name = shown.and_then(|cert| tls::common_name(cert)).map(Into::into);
-    serve(encrypted, Peer { addr, common_name }, router, keep, closed).await
+    shortened(encrypted, Peer { addr, common_name }, served, keep, closed).await
+}
+
+/// Puts the short way before a connection, unless calls are traced: then each is to be seen in all its parts.
+async fn shortened(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
+    served: Served,
+    keep: Connections,
+    closed: watch::Receiver<bool>,
+) -> Ended {
+    match served.short.filter(|_| !crate::grpc::are_traced()) {
+        Some(calls) => {
+            let stream = Shortcut::new(stream, calls, peer.clone(), keep.streams);
+            serve(stream, peer, served.router, keep, closed).await
+        }
+        None => serve(Lenient::new(stream), peer, served.router, keep, closed).await,
+    }
 }
 
 async fn serve(
@@ -204,7 +245,7 @@ async fn serve(
         .max_frame_size(FRAME)
         .max_concurrent_streams(keep.streams);
     let service = TowerToHyperService::new(router.layer(axum::Extension(peer)));
-    let connection = builder.serve_connection(TokioIo::new(Lenient::new(stream)), service);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
         biased;

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::index::{StreamId, Sub, WatchIndex};
 use super::replay::{REPLAY_EVENTS, previous_of};
 use super::ring::{Feed, Ring, RingLimits};
+use super::seen::{Seen, Wired};
 use super::session::WatchSpec;
 use crate::metrics::Metrics;
 use crate::raft::AppliedBatch;
@@ -29,28 +30,32 @@ pub type Prevs = Arc<[OnceLock<Option<KeyValue>>]>;
 pub struct Delivery {
     /// The batch.
     pub feed: Arc<Feed>,
-    /// Places in `feed.events`, by watch, in order.
-    pub hits: BTreeMap<WatchId, Vec<u32>>,
+    /// Which watch sees which place in `feed.events`: by watch, then in order.
+    pub hits: Vec<(WatchId, u32)>,
     /// What was there before; empty if nobody wants to know.
     pub prevs: Prevs,
+    /// The events as they are sent.
+    pub wired: Wired,
 }
 
+/// The places that one watch sees.
+type Hits = [(WatchId, u32)];
+
 impl Delivery {
-    /// The events that a watch sees. When it sees the whole batch, that is shared, not copied.
-    pub fn events(&self, places: &[u32]) -> Arc<[Event]> {
-        if places.len() == self.feed.events.len() {
-            return Arc::clone(&self.feed.events);
-        }
-        places.iter().filter_map(|place| self.feed.events.get(usize::try_from(*place).ok()?)).cloned().collect()
+    /// The events that a watch sees.
+    pub fn events(&self, hits: &Hits) -> Seen {
+        let all = hits.len() == self.feed.events.len();
+        let places = (!all).then(|| hits.iter().map(|(_, place)| *place).collect());
+        Seen::Shared { feed: Arc::clone(&self.feed), wired: Arc::clone(&self.wired), places }
     }
 
     /// The events that a watch sees, with what was there before.
     ///
     /// # Errors
     /// [`KvError::Corrupt`].
-    pub fn events_with_prev(&self, places: &[u32], view: &dyn View) -> Result<Arc<[Event]>, KvError> {
-        let mut events = Vec::with_capacity(places.len());
-        for place in places.iter().filter_map(|place| usize::try_from(*place).ok()) {
+    pub fn events_with_prev(&self, hits: &Hits, view: &dyn View) -> Result<Seen, KvError> {
+        let mut events = Vec::with_capacity(hits.len());
+        for place in hits.iter().filter_map(|(_, place)| usize::try_from(*place).ok()) {
             let Some(event) = self.feed.events.get(place) else { continue };
             let known = self.prevs.get(place);
             let prev = match known.and_then(OnceLock::get) {
@@ -297,12 +302,12 @@ impl Hub {
     }
 
     fn dispatch(&self, index: &mut Index, feed: &Arc<Feed>) {
-        let mut hits: BTreeMap<StreamId, BTreeMap<WatchId, Vec<u32>>> = BTreeMap::new();
+        let mut hits: BTreeMap<StreamId, Vec<(WatchId, u32)>> = BTreeMap::new();
         let (mut sent, mut prev_kv) = (0, false);
         for (place, event) in (0..).zip(feed.events.iter()) {
             index.watches.matching(&event.kv.key, |sub| {
                 if event.kv.mod_revision >= sub.from {
-                    hits.entry(sub.stream).or_default().entry(sub.watch).or_default().push(place);
+                    hits.entry(sub.stream).or_default().push((sub.watch, place));
                     sent += 1;
                     prev_kv |= sub.prev_kv;
                 }
@@ -310,10 +315,13 @@ impl Hub {
         }
         self.metrics.events.inc_by(sent);
         let prevs: Prevs = if prev_kv { feed.events.iter().map(|_| OnceLock::new()).collect() } else { Arc::default() };
+        let wired: Wired = if sent > 0 { feed.events.iter().map(|_| OnceLock::new()).collect() } else { Arc::default() };
         let seen = index.dispatched;
-        for (stream, hits) in hits {
+        for (stream, mut hits) in hits {
+            // Places of a watch are in order already, and stay so.
+            hits.sort_by_key(|(watch, _)| *watch);
             let Some(entry) = index.streams.get(&stream) else { continue };
-            let delivery = Delivery { feed: Arc::clone(feed), hits, prevs: Arc::clone(&prevs) };
+            let delivery = Delivery { feed: Arc::clone(feed), hits, prevs: Arc::clone(&prevs), wired: Arc::clone(&wired) };
             if entry.tx.try_send(delivery).is_err() {
                 self.metrics.overflows.inc();
                 index.throw_out(stream, mutant!("M17", seen, feed.revision));

@@ -17,6 +17,7 @@
 //! | [`index`] | which watches see a key |
 //! | [`hub`] | the sink of apply, the dispatcher, registration |
 //! | [`replay`] | the past from the engine |
+//! | [`seen`] | the events that a watch sees, encoded once for all watches |
 //! | [`session`] | one stream of watches: what its client is told next |
 
 pub mod cursor;
@@ -24,9 +25,11 @@ pub mod hub;
 pub mod index;
 pub mod replay;
 pub mod ring;
+pub mod seen;
 pub mod session;
 #[cfg(test)]
 mod tests;
 
 pub use hub::Hub;
+pub use seen::Seen;
 pub use session::{Canceled, Out, Pace, Session, WatchSpec};

@@ -17,6 +17,7 @@ use super::cursor::{Cursor, Input, Reason};
 use super::hub::{Attach, Delivery, Hub, Link, Queued};
 use super::replay::{Piece, add_previous, replay};
 use super::ring::Feed;
+use super::seen::Seen;
 use crate::metrics::Metrics;
 use crate::read::Views;
 
@@ -75,7 +76,7 @@ pub enum Out {
         /// Nothing that it watches up to here is missing.
         revision: Revision,
         /// What happened. `prev` may be filled although nobody asked: see `prev_kv`.
-        events: Arc<[Event]>,
+        events: Seen,
         /// Whether its client wants `prev`.
         prev_kv: bool,
         /// Whether its client takes a large message in pieces.
@@ -296,16 +297,17 @@ impl Session {
         check!(Inv::WatchInOrder, revision > self.delivered, "batch={revision} delivered={}", self.delivered);
         self.delivered = revision;
         let mut view = None;
-        for (id, places) in &delivery.hits {
+        for hits in delivery.hits.chunk_by(|(one, _), (next, _)| one == next) {
+            let Some((id, _)) = hits.first() else { continue };
             let Some(watcher) = self.watchers.get_mut(id) else { continue };
             let Some(next) = watcher.cursor.next() else { continue };
             check!(Inv::WatchInOrder, delivery.feed.revision >= next, "watch={id} batch={revision} next={next}");
             watcher.cursor = watcher.cursor.step(Input::Delivered(revision));
             let events = if watcher.spec.prev_kv {
                 let view = view.get_or_insert_with(|| self.views.view());
-                delivery.events_with_prev(places, &**view)?
+                delivery.events_with_prev(hits, &**view)?
             } else {
-                delivery.events(places)
+                delivery.events(hits)
             };
             let events = watcher.filter(events);
             self.emit(*id, events, revision);
@@ -313,19 +315,20 @@ impl Session {
         Ok(())
     }
 
-    fn emit(&mut self, id: WatchId, events: Arc<[Event]>, revision: Revision) {
+    fn emit(&mut self, id: WatchId, events: Seen, revision: Revision) {
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
         if events.is_empty() {
             return;
         }
         watcher.quiet = false;
         let (prev_kv, fragment) = (watcher.spec.prev_kv, watcher.spec.fragment);
-        let events: Arc<[Event]> = mutant!("M19", events, {
+        let events: Seen = mutant!("M19", events, {
+            let events = events.to_events();
             let (last, before) = events.split_last().expect("it is not empty");
             if !before.is_empty() {
-                self.out.push_back(Out::Events { id, revision, events: before.into(), prev_kv, fragment });
+                self.out.push_back(Out::Events { id, revision, events: Seen::from(before.to_vec()), prev_kv, fragment });
             }
-            Arc::from([last.clone()])
+            Seen::from(vec![last.clone()])
         });
         self.out.push_back(Out::Events { id, revision, events, prev_kv, fragment });
         if self.watchers.len() == 1 {
@@ -497,14 +500,11 @@ impl Watcher {
     }
 
     /// Without the kinds that the client does not want.
-    fn filter(&self, events: Arc<[Event]>) -> Arc<[Event]> {
+    fn filter(&self, events: Seen) -> Seen {
         let wanted = |kind| match kind {
             EventKind::Put => !self.spec.no_put,
             EventKind::Delete => !self.spec.no_delete,
         };
-        if mutant!("M51", events.iter().all(|event| wanted(event.kind)), true) {
-            return events;
-        }
-        events.iter().filter(|event| wanted(event.kind)).cloned().collect()
+        mutant!("M51", if self.spec.no_put || self.spec.no_delete { events.only(wanted) } else { events }, events)
     }
 }

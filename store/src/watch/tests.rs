@@ -42,6 +42,7 @@ async fn drain(session: &mut Session, id: WatchId, until: Revision) -> Vec<Event
         if let Out::Events { id: of, revision, events, .. } = out
             && of == id
         {
+            let events = events.to_events();
             let first = events.first().unwrap().kv.mod_revision;
             assert!(seen.last().is_none_or(|last| last.kv.mod_revision < first), "a revision is never split");
             assert!(revision >= events.last().unwrap().kv.mod_revision);

@@ -45,7 +45,8 @@ async fn served_as(provider: crate::auth::Provider) -> Served {
 }
 
 async fn open(bench: Bench) -> Served {
-    let router = crate::http::router(&bench.service);
+    let short = super::short::Calls::new(&bench.service);
+    let router = crate::http::Served::new(crate::http::router(&bench.service), short);
     let any = crate::listen::Listen::plain(SocketAddr::from(([127, 0, 0, 1], 0)));
     let door = Bound::new(any, None).await.unwrap().open(router, &bench.service.env, crate::http::Connections::default());
     let channel = Endpoint::try_from(format!("http://{}", door.addr)).unwrap().connect().await.unwrap();
