@@ -150,7 +150,20 @@ pub(crate) async fn run(args: BenchArgs) -> Result<()> {
     }
 }
 
+/// How this program was built. The three profiles of the workspace differ in just this.
+const BUILD: &str = if cfg!(debug_assertions) {
+    "dev"
+} else if cfg!(panic = "abort") {
+    "dist"
+} else {
+    "release"
+};
+
 async fn etcd(args: &EtcdArgs) -> Result<()> {
+    println!("kontiki {}, {BUILD} build\n", env!("CARGO_PKG_VERSION"));
+    if BUILD != "dist" {
+        eprintln!("what is shipped is faster: `make dist` builds it, in target/dist/kontiki\n");
+    }
     let cells = cells_of(args)?;
     let mut targets = targets(args).await?;
     let mut measured = Vec::new();
@@ -253,6 +266,7 @@ async fn tell(args: &EtcdArgs, targets: &[Target], measured: &[Measured]) -> Res
     }
     let about = json!({
         "stores": stores,
+        "build": BUILD,
         "seconds": args.duration.as_secs_f64(),
         "connections": args.connections,
         "keys": args.keys,

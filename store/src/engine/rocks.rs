@@ -44,8 +44,9 @@ impl Default for RocksOptions {
     fn default() -> Self {
         Self {
             cache_bytes: 256 << 20,
-            write_buffer_bytes: 32 << 20,
-            all_write_buffers_bytes: 128 << 20,
+            // Small enough for a processor's cache: looking for a place in it is most of what a write costs.
+            write_buffer_bytes: 16 << 20,
+            all_write_buffers_bytes: 64 << 20,
             background_jobs: 2,
             background_bytes_per_second: 256 << 20,
         }

@@ -115,6 +115,9 @@ impl LogDisk for FsDisk {
 
 fn fill_with_zeros(path: &Path, len: u64) -> io::Result<()> {
     let file = std::fs::File::create(path)?;
+    if super::direct::fill_with_zeros(path, len)? {
+        return file.sync_all();
+    }
     let zeros = vec![0; 1 << 20];
     let mut at = 0;
     while at < len {

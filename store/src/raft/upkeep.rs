@@ -17,6 +17,10 @@ use super::{RaftStatus, Role};
 /// How often the log is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// How often [`RaftStatus`] follows numbers that grow with every write. What it is read for in a hurry (who leads, in which term, who is a
+/// member) is there at once.
+const NUMBERS_EVERY: Duration = Duration::from_millis(20);
+
 /// Keeps [`RaftStatus`] up to date.
 pub(super) async fn publish_status(inner: Arc<Inner>) {
     let mut metrics = inner.raft.metrics();
@@ -36,12 +40,30 @@ pub(super) async fn publish_status(inner: Arc<Inner>) {
         if ended {
             return;
         }
-        tokio::select! {
-            biased;
-            changed = metrics.changed() => if changed.is_err() { return },
-            changed = applied.changed() => if changed.is_err() { return },
+        let mut pause = Some(inner.env.sleep(NUMBERS_EVERY));
+        let mut grown = false;
+        while pause.is_some() || !grown {
+            tokio::select! {
+                biased;
+                changed = metrics.changed() => match changed {
+                    Ok(()) if differs(&metrics.borrow_watched(), &now) => break,
+                    Ok(()) => grown = true,
+                    Err(_) => return,
+                },
+                changed = applied.changed() => match changed {
+                    Ok(()) => grown = true,
+                    Err(_) => return,
+                },
+                () = async { if let Some(pause) = &mut pause { pause.await } else { std::future::pending().await } } => pause = None,
+            }
         }
     }
+}
+
+/// Whether more has changed than numbers that grow.
+fn differs(a: &openraft::RaftMetrics<types::TypeConfig>, b: &openraft::RaftMetrics<types::TypeConfig>) -> bool {
+    let key = |m: &openraft::RaftMetrics<types::TypeConfig>| (m.current_term, m.state, m.current_leader, m.running_state.is_ok());
+    key(a) != key(b) || a.membership_config != b.membership_config
 }
 
 fn describe(metrics: &openraft::RaftMetrics<types::TypeConfig>, cluster_id: u64, applied: LogIndex, fatal: Option<String>) -> RaftStatus {
