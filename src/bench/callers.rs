@@ -141,6 +141,8 @@ pub(super) enum Call {
         /// What the member that is asked has.
         serializable: bool,
     },
+    /// Reads any key.
+    GetAny,
     /// Four linearizable reads of any key for each put.
     Mixed,
     /// Changes a key of the caller's own as kube-apiserver does: if it is still at the revision that was seen.
@@ -182,11 +184,13 @@ impl Data {
         Self { prefix, keys, value, pool: pool.freeze() }
     }
 
-    fn key(&self, number: u64) -> Bytes {
+    /// A key by its number.
+    pub(super) fn key(&self, number: u64) -> Bytes {
         format!("{}{number:020}", self.prefix).into()
     }
 
-    fn value(&self, dice: &mut Dice) -> Bytes {
+    /// A value: another piece of the pool for each roll.
+    pub(super) fn value(&self, dice: &mut Dice) -> Bytes {
         let at = usize::try_from(dice.below(POOL as u64)).unwrap_or(0);
         self.pool.slice(at..at + self.value)
     }
@@ -244,6 +248,10 @@ impl Callers {
     fn write(&mut self, caller: u32, now: u64) -> Option<&'static str> {
         match &mut self.call {
             Call::Mixed if self.dice.below(5) > 0 => {
+                let key = self.data.key(self.dice.below(self.data.keys));
+                put(&mut self.scratch, &pb::RangeRequest { key, ..Default::default() }, RANGE)
+            }
+            Call::GetAny => {
                 let key = self.data.key(self.dice.below(self.data.keys));
                 put(&mut self.scratch, &pb::RangeRequest { key, ..Default::default() }, RANGE)
             }

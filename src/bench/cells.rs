@@ -12,6 +12,8 @@ pub(super) enum Workload {
     Get,
     /// Reads of one key as the member has it.
     Serializable,
+    /// Linearizable reads of any of the keys.
+    GetAny,
     /// Four linearizable reads for each put.
     Mixed,
     /// kube-apiserver's update of an object.
@@ -30,6 +32,7 @@ pub(super) enum Workload {
 pub(super) const WORKLOADS: &[(&str, Workload, u32, usize, &str)] = &[
     ("put", Workload::Put, 100, 256, "puts at random keys"),
     ("get", Workload::Get, 100, 256, "linearizable reads of one key"),
+    ("getany", Workload::GetAny, 100, 256, "linearizable reads of random keys, which are there"),
     ("serializable", Workload::Serializable, 100, 256, "reads of one key as the member has it"),
     ("mixed", Workload::Mixed, 100, 256, "four linearizable reads of random keys for each put"),
     ("cas", Workload::Cas, 100, 1024, "kube-apiserver's update of an object: put if at the revision seen, else read"),

@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 
+use super::cage::Cage;
 use super::procs;
 
 /// How long a cluster may take until it serves.
@@ -51,6 +52,16 @@ struct Fleet {
     client: Vec<u16>,
     peer: Vec<u16>,
     members: Vec<Child>,
+    special: Special,
+}
+
+/// What members are started with beside what all have.
+#[derive(Default)]
+pub(super) struct Special {
+    /// More arguments.
+    pub(super) args: Vec<String>,
+    /// The memory that each process is allowed, page cache included.
+    pub(super) cage: Option<Cage>,
 }
 
 fn free_ports(count: usize) -> Result<Vec<u16>> {
@@ -76,17 +87,36 @@ impl Target {
 
     /// Starts a cluster of so many members in a folder of its own under `under`, and waits until it serves.
     pub(super) async fn start(kind: Kind, binary: PathBuf, members: u8, under: &Path) -> Result<Self> {
+        let mut target = Self::prepared(kind, binary, members, under, Special::default())?;
+        target.begin().await?;
+        Ok(target)
+    }
+
+    /// One that does not run yet, with a folder of its own: [`Target::home`] says where data may be put for a member before it begins.
+    pub(super) fn prepared(kind: Kind, binary: PathBuf, members: u8, under: &Path, special: Special) -> Result<Self> {
         let name = if kind == Kind::Kontiki { "kontiki" } else { "etcd" };
         let dir = tempfile::Builder::new().prefix(&format!("bench-{name}-")).tempdir_in(under);
         let dir = dir.with_context(|| format!("cannot make a folder in {}", under.display()))?;
         let mut ports = free_ports(2 * usize::from(members))?;
         let peer = ports.split_off(usize::from(members));
         let endpoints = ports.iter().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).collect();
-        let mut fleet = Fleet { kind, binary, dir, client: ports, peer, members: Vec::new() };
+        let fleet = Fleet { kind, binary, dir, client: ports, peer, members: Vec::new(), special };
+        Ok(Self { name: name.to_owned(), endpoints, fleet: Some(fleet) })
+    }
+
+    /// Starts the members; how long it took until all of them answered a linearizable read.
+    pub(super) async fn begin(&mut self) -> Result<Duration> {
+        let fleet = self.fleet.as_mut().context("only members that the benchmark started can be started")?;
+        let began = Instant::now();
         fleet.spawn().await?;
-        let target = Self { name: name.to_owned(), endpoints, fleet: Some(fleet) };
-        target.ready().await?;
-        Ok(target)
+        self.ready().await?;
+        Ok(began.elapsed())
+    }
+
+    /// Where a member of ours keeps its data, and its URL for peers.
+    pub(super) fn home(&self, member: usize) -> Option<(PathBuf, String)> {
+        let fleet = self.fleet.as_ref()?;
+        Some((fleet.data(member), format!("http://127.0.0.1:{}", fleet.peer[member])))
     }
 
     /// Waits until every member answers a linearizable read.
@@ -147,7 +177,7 @@ impl Target {
     }
 }
 
-async fn connect(endpoint: SocketAddr) -> Result<Channel> {
+pub(super) async fn connect(endpoint: SocketAddr) -> Result<Channel> {
     let to = Endpoint::try_from(format!("http://{endpoint}"))?.connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(5));
     Ok(to.connect().await?)
 }
@@ -158,7 +188,8 @@ async fn read(endpoint: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-async fn status(endpoint: SocketAddr) -> Result<pb::StatusResponse> {
+/// What a member says of itself.
+pub(super) async fn status(endpoint: SocketAddr) -> Result<pb::StatusResponse> {
     let answer = MaintenanceClient::new(connect(endpoint).await?).status(pb::StatusRequest::default()).await;
     Ok(answer.with_context(|| format!("{endpoint} does not tell its status"))?.into_inner())
 }
@@ -185,7 +216,7 @@ impl Fleet {
     async fn spawn(&mut self) -> Result<()> {
         for member in 0..self.client.len() {
             let log = File::create(self.dir.path().join(format!("m{member}.log"))).context("cannot write a log")?;
-            let mut command = tied_to_us(&self.binary).await;
+            let mut command = tied_to_us(&self.binary, self.special.cage.as_ref()).await;
             command.args(self.args(member));
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true).process_group(0);
             self.members.push(command.spawn().with_context(|| format!("cannot start {}", self.binary.display()))?);
@@ -196,8 +227,8 @@ impl Fleet {
     fn args(&self, member: usize) -> Vec<String> {
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let cluster: Vec<String> = self.peer.iter().enumerate().map(|(n, port)| format!("m{n}={}", url(*port))).collect();
-        let (client, peer, data) = (self.client[member], self.peer[member], self.dir.path().join(format!("m{member}")));
-        let data = data.to_string_lossy().into_owned();
+        let (client, peer) = (self.client[member], self.peer[member]);
+        let data = self.data(member).to_string_lossy().into_owned();
         let mut args = match self.kind {
             Kind::Kontiki => vec!["store".into(), format!("--listen-client=127.0.0.1:{client}"), format!("--listen-peer=127.0.0.1:{peer}")],
             Kind::Etcd => vec![
@@ -210,7 +241,12 @@ impl Fleet {
             ],
         };
         args.extend([format!("--name=m{member}"), format!("--data-dir={data}"), format!("--initial-cluster={}", cluster.join(","))]);
+        args.extend(self.special.args.iter().cloned());
         args
+    }
+
+    fn data(&self, member: usize) -> PathBuf {
+        self.dir.path().join(format!("m{member}"))
     }
 
     async fn end(&mut self) -> Result<()> {
@@ -230,11 +266,19 @@ impl Fleet {
 }
 
 /// A command that is killed by the system when this process ends, in whatever way; without `setpriv` only when it ends in order.
-async fn tied_to_us(binary: &Path) -> Command {
+async fn tied_to_us(binary: &Path, cage: Option<&Cage>) -> Command {
     let probe = Command::new("setpriv").args(["--pdeathsig=KILL", "true"]).stdout(Stdio::null()).stderr(Stdio::null()).status().await;
     if probe.is_ok_and(|status| status.success()) {
         let mut command = Command::new("setpriv");
-        command.arg("--pdeathsig=KILL").arg(binary);
+        command.arg("--pdeathsig=KILL");
+        if let Some(cage) = cage {
+            command.args(cage.enter());
+        }
+        command.arg(binary);
+        command
+    } else if let Some([first, rest @ ..]) = cage.map(Cage::enter).as_deref() {
+        let mut command = Command::new(first);
+        command.args(rest).arg(binary);
         command
     } else {
         Command::new(binary)

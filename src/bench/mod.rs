@@ -8,12 +8,18 @@
 //! | `wire` | a client that costs little |
 //! | `fleet` | members that are started for the purpose |
 //! | `procs` | what processes use, from `/proc` |
+//! | `history` | many puts over few keys, while history is compacted |
+//! | `large` | a store beyond the memory it is allowed |
+//! | `cage` | a limit on the memory of members |
 //! | `restart` | memory, and the time from a restart to the first read |
 //! | `stats`, `report` | figures |
 
+mod cage;
 mod callers;
 mod cells;
 mod fleet;
+mod history;
+mod large;
 mod procs;
 mod report;
 mod restart;
@@ -58,6 +64,18 @@ enum Bench {
     /// /registry/range, /registry/pods/bench and /registry/watched: never point it at a store in use.
     #[command(after_help = cells::help())]
     Etcd(Box<EtcdArgs>),
+    /// Many puts over few keys while old revisions go by themselves
+    ///
+    /// Starts a cluster of `kontiki store` in a temporary folder, puts until there were enough, and prints: what is on the disk
+    /// against what can be read, before and after a last compaction; and latency in the windows in which compacted history was being
+    /// removed against the others. The whole run takes 20 minutes and more: begin with `--puts 1000000 --retention 30s`.
+    History(Box<history::HistoryArgs>),
+    /// A store that is larger than the memory it is allowed
+    ///
+    /// Makes the data of a small and of a large store (each once, in order, without a log), starts each with a limit on its
+    /// memory, page cache included, and prints how long it takes until the first read, and how fast random keys are read and
+    /// written. Needs root for the limit, and room on the disk: 29 GB as it stands; begin with `--large 4000 --small 200 --memory 200`.
+    Large(Box<large::LargeArgs>),
 }
 
 /// `kontiki bench etcd`.
@@ -142,11 +160,16 @@ struct EtcdArgs {
 
 /// Runs until everything is measured, or Ctrl-C.
 pub(crate) async fn run(args: BenchArgs) -> Result<()> {
-    let Bench::Etcd(args) = args.bench;
     tokio::select! {
         biased;
         () = crate::store::terminated() => bail!("ended early: what was printed so far counts, the members have been killed"),
-        done = etcd(&args) => done,
+        done = async {
+            match args.bench {
+                Bench::Etcd(args) => etcd(&args).await,
+                Bench::History(args) => history::run(&args).await,
+                Bench::Large(args) => large::run(&args).await,
+            }
+        } => done,
     }
 }
 

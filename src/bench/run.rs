@@ -15,7 +15,7 @@ use super::fleet::{self, Target};
 use super::procs::{Machine, Usage};
 
 /// What all keys of ordinary workloads begin with, and those that are read 10,000 at once.
-const KEYS: &str = "/registry/bench/";
+pub(super) const KEYS: &str = "/registry/bench/";
 const RANGE_KEYS: &str = "/registry/range/";
 
 /// How many keys are read at once.
@@ -130,6 +130,7 @@ async fn scripts(plan: &Plan<'_>, cell: Cell) -> Result<Vec<(Box<dyn Script>, bo
         Workload::Put | Workload::Restart => Call::Put,
         Workload::Get => Call::Get { serializable: false },
         Workload::Serializable => Call::Get { serializable: true },
+        Workload::GetAny => Call::GetAny,
         Workload::Mixed => Call::Mixed,
         Workload::Cas => Call::Cas,
         Workload::Range => Call::Range,
@@ -181,7 +182,7 @@ pub(super) async fn prepare(target: &Target, options: &Options, cell: Cell) -> R
     match cell.workload {
         Workload::Get | Workload::Serializable => fill(target, options, KEYS, 1, cell.value).await,
         Workload::Range => fill(target, options, RANGE_KEYS, RANGE, cell.value).await,
-        Workload::Mixed => fill(target, options, KEYS, options.keys, cell.value).await,
+        Workload::Mixed | Workload::GetAny => fill(target, options, KEYS, options.keys, cell.value).await,
         Workload::Restart => fill(target, options, KEYS, u64::from(cell.callers), cell.value).await,
         Workload::Put | Workload::Cas | Workload::Watch | Workload::Lease => Ok(()),
     }

@@ -136,8 +136,13 @@ async fn restore_file(file: &Path, plan: Plan, member: &NewMemberArgs) -> Result
     let file = SnapshotFile::open(file)?;
     let members = plan.initial_cluster.clone();
     let bar = Bar::new();
+    let existed = member.data_dir.exists();
     let restored = restore::restore(file, plan, env.random_u64(), &|progress| bar.show(progress)).await;
     drop(bar);
+    if restored.is_err() && !existed {
+        // Only what is empty goes this way; if there is nothing, there is nothing to do.
+        let _ = std::fs::remove_dir(&member.data_dir);
+    }
     report(&restored?, member, &members);
     Ok(())
 }

@@ -107,6 +107,8 @@ pub struct Sample {
     pub revision: i64,
     /// The compact revision.
     pub compact: i64,
+    /// History before this revision has been removed from the disk.
+    pub swept: i64,
 }
 
 macro_rules! metrics {
@@ -241,6 +243,8 @@ metrics! {
     revision: Gauge = "etcd_debugging_mvcc_current_revision";
     /// The compact revision.
     compact: Gauge = "etcd_debugging_mvcc_compact_revision";
+    /// History before this revision has been removed: behind the compact revision while that goes on.
+    swept: Gauge = "kontiki_store_swept_revision";
     /// Events brought to watchers.
     events: Counter = "etcd_debugging_mvcc_events";
     /// Watchers.
@@ -298,6 +302,7 @@ impl Metrics {
         self.quota.set(gauge(sample.quota));
         self.revision.set(sample.revision);
         self.compact.set(sample.compact);
+        self.swept.set(sample.swept);
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = encode(&mut text, &self.registry);
@@ -330,12 +335,13 @@ mod tests {
         metrics.puts.inc_by(3);
         let rpc = Rpc { grpc_type: "unary", grpc_service: "etcdserverpb.KV".into(), grpc_method: "Put".into() };
         metrics.started.get_or_create(&rpc).inc();
-        let text = metrics.text(&Sample { has_leader: true, applied: 7, member_id: 255, ..Sample::default() });
+        let text = metrics.text(&Sample { has_leader: true, applied: 7, member_id: 255, swept: 5, ..Sample::default() });
         for line in [
             "etcd_server_has_leader 1",
             "etcd_server_leader_changes_seen_total 1",
             "etcd_server_proposals_applied_total 7",
             "etcd_mvcc_put_total 3",
+            "kontiki_store_swept_revision 5",
             "etcd_server_id{server_id=\"ff\"} 1",
             "grpc_server_started_total{grpc_type=\"unary\",grpc_service=\"etcdserverpb.KV\",grpc_method=\"Put\"} 1",
         ] {

@@ -100,6 +100,11 @@ impl Board {
         });
     }
 
+    /// History before this revision has been removed here: behind the compact revision while that goes on.
+    pub fn swept(&self) -> Revision {
+        *self.swept.borrow()
+    }
+
     /// Completes when history before this revision has been removed here.
     pub async fn wait_swept(&self, compact: Revision) -> Result<(), KvError> {
         self.swept.subscribe().wait_for(|swept| *swept >= compact).await.map(drop).map_err(|_| KvError::Stopped)

@@ -200,6 +200,7 @@ impl Service {
             quota: self.room.quota(),
             revision: tip.revision.get(),
             compact: tip.compact.get(),
+            swept: self.room.board().swept().get(),
         }
     }
 }

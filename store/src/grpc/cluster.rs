@@ -66,22 +66,23 @@ impl Api {
         self.members()
     }
 
-    fn check_new(&self, urls: &[String], learner: bool) -> Result<(), EtcdError> {
-        let raft = self.service.raft();
-        if urls.is_empty() || !urls.iter().all(|url| usable(url)) {
-            return Err(EtcdError::BadMemberUrls);
+    /// Refuses a new voter that the cluster is in no state to have: first, as in etcd, whoever it is.
+    async fn ready_for_voter(&self, raft: &RaftStatus) -> Result<(), Status> {
+        let voters = voters(raft);
+        let started = raft.members.iter().filter(|m| !m.learner && !m.name.is_empty()).count();
+        // From one voter to two is allowed, since there is no other way to grow.
+        if started <= voters.len().div_ceil(2) && voters.len() != 1 {
+            return Err(EtcdError::NotEnoughStarted.status());
         }
+        self.healthy(raft, Change::Add).await
+    }
+
+    fn check_new(raft: &RaftStatus, urls: &[String], learner: bool) -> Result<(), EtcdError> {
         if raft.members.iter().any(|m| m.peer_urls.iter().any(|url| urls.contains(url))) {
             return Err(EtcdError::PeerUrlExists);
         }
-        if learner {
-            let learners = raft.members.iter().filter(|m| m.learner).count();
-            return if learners >= MAX_LEARNERS { Err(EtcdError::TooManyLearners) } else { Ok(()) };
-        }
-        let voters = voters(&raft);
-        let started = raft.members.iter().filter(|m| !m.learner && !m.name.is_empty()).count();
-        // From one voter to two is allowed, since there is no other way to grow.
-        if started <= voters.len().div_ceil(2) && voters.len() != 1 { Err(EtcdError::NotEnoughStarted) } else { Ok(()) }
+        let learners = raft.members.iter().filter(|m| m.learner).count();
+        if learner && learners >= MAX_LEARNERS { Err(EtcdError::TooManyLearners) } else { Ok(()) }
     }
 
     /// Refuses a change that needs more members than answer. etcd counts them as if the change had been made.
@@ -151,11 +152,14 @@ fn member_status(error: &KvError) -> Status {
 impl pb::cluster_server::Cluster for Api {
     async fn member_add(&self, req: Request<pb::MemberAddRequest>) -> Result<Response<pb::MemberAddResponse>, Status> {
         let req = req.into_inner();
-        self.check_new(&req.peer_ur_ls, req.is_learner)?;
+        if req.peer_ur_ls.is_empty() || !req.peer_ur_ls.iter().all(|url| usable(url)) {
+            return Err(EtcdError::BadMemberUrls.status());
+        }
         let first = self.service.raft();
         if !req.is_learner {
-            self.healthy(&first, Change::Add).await?;
+            self.ready_for_voter(&first).await?;
         }
+        Self::check_new(&self.service.raft(), &req.peer_ur_ls, req.is_learner).map_err(EtcdError::status)?;
         let urls = req.peer_ur_ls;
         let member = Member { id: MemberId::ZERO, name: String::new(), peer_urls: urls.clone(), client_urls: Vec::new(), learner: true };
         self.service.consensus.add_learner(member).await.map_err(|e| kv_status(&e))?;

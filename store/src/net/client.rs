@@ -1,7 +1,9 @@
 //! The calling side: one connection per peer and lane, made when first used, made anew when it breaks.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use kontiki_base::BoxFuture;
@@ -111,14 +113,15 @@ impl PeerNet for TonicPeerNet {
         let (number, lane, limit) = row(rpc);
         let client = self.client(to, addr, lane);
         let request = self.request(Frame { rpc: number, body });
-        Box::pin(async move {
+        let call = async move {
             let mut client = client?;
             match timeout(limit, client.call(request)).await {
                 Ok(Ok(response)) => Ok(response.into_inner().body),
                 Ok(Err(status)) => Err(failure(to, &status)),
                 Err(_) => Err(NetError::Timeout { to }),
             }
-        })
+        };
+        Box::pin(ToTheEnd { call: Some(Box::pin(call)), begun: false })
     }
 
     fn open(&self, to: MemberId, addr: &str, rpc: PeerRpc) -> BoxFuture<'static, Result<Box<dyn PeerStream>, NetError>> {
@@ -139,6 +142,42 @@ impl PeerNet for TonicPeerNet {
                 Err(_) => Err(NetError::Timeout { to }),
             }
         })
+    }
+}
+
+/// A call that goes to its end once it has begun, though nobody may wait for it any more: a follower that has applied what it proposed does not
+/// need the leader's answer.
+///
+/// To give a call up would be to reset its stream. An answer that is on its way then belongs to no stream, which HTTP/2 takes for an error of the
+/// peer, and after 1,024 of those it ends the connection, with all that is under way on it.
+struct ToTheEnd {
+    /// `None` when it has ended.
+    call: Option<BoxFuture<'static, Result<Bytes, NetError>>>,
+    begun: bool,
+}
+
+impl Future for ToTheEnd {
+    type Output = Result<Bytes, NetError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.begun = true;
+        let Some(call) = &mut self.call else { return Poll::Pending };
+        let ended = call.as_mut().poll(cx);
+        if ended.is_ready() {
+            self.call = None;
+        }
+        ended
+    }
+}
+
+impl Drop for ToTheEnd {
+    fn drop(&mut self) {
+        // It has a limit of its own, so it ends. Where nothing runs any more, there is no connection to save.
+        if let Some(call) = self.call.take().filter(|_| self.begun)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            drop(runtime.spawn(call));
+        }
     }
 }
 

@@ -97,3 +97,36 @@ async fn a_peer_that_comes_back_is_reached_again() {
     assert_eq!(net.call(PEER, &addr, PeerRpc::Ask, "y".into()).await.unwrap(), "re: y");
     server.stop().await;
 }
+
+/// Answers after a moment.
+struct Slow;
+
+impl PeerHandler for Slow {
+    fn handle(&self, _rpc: PeerRpc, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        Box::pin(async move {
+            tokio::time::sleep(std::time::Duration::from_millis(if body.is_empty() { 5 } else { 2_000 })).await;
+            Ok(body)
+        })
+    }
+
+    fn serve(&self, _rpc: PeerRpc, _stream: Box<dyn PeerStream>) -> BoxFuture<'static, Result<(), String>> {
+        Box::pin(async { Err("no streams".into()) })
+    }
+}
+
+/// Followers give calls up all the time: what they proposed was applied before its answer came. It must not cost those that still wait.
+#[tokio::test]
+async fn calls_that_nobody_waits_for_do_not_end_the_connection() {
+    let server = serve("127.0.0.1:0".parse().unwrap(), None, Arc::new(Slow), None).await.unwrap();
+    let (net, addr) = (TonicPeerNet::new(None), format!("http://{}", server.addr));
+    net.call(PEER, &addr, PeerRpc::Propose, Bytes::new()).await.unwrap();
+    let waited_for = tokio::spawn(net.call(PEER, &addr, PeerRpc::Propose, "long".into()));
+    for _ in 0..30 {
+        let given_up = (0..100)
+            .map(|_| tokio::time::timeout(std::time::Duration::from_millis(1), net.call(PEER, &addr, PeerRpc::Propose, Bytes::new())));
+        futures::future::join_all(given_up).await;
+        tokio::time::sleep(std::time::Duration::from_millis(8)).await;
+    }
+    assert_eq!(waited_for.await.unwrap(), Ok("long".into()));
+    server.stop().await;
+}

@@ -7,12 +7,14 @@
 //! | [`export`] | a state as a file: what `Maintenance.Snapshot` streams |
 //! | [`file`](mod@file) | a file on disk: its hash, what it holds |
 //! | [`fetch`] | a snapshot of a running member, saved |
+//! | [`generate`](mod@generate) | such a directory with keys that are made up: for measurements of large stores |
 //! | [`restore`] | the data directory of a member of a new cluster, made from a file |
 
 pub mod bbolt;
 pub mod export;
 pub mod fetch;
 pub mod file;
+pub mod generate;
 pub mod records;
 pub mod restore;
 #[cfg(test)]

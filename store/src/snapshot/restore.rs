@@ -89,10 +89,10 @@ pub async fn restore(file: SnapshotFile, plan: Plan, random: u64, progress: OnPr
 }
 
 /// The directory before it has its name; removed if it does not get one.
-struct Building(PathBuf);
+pub(super) struct Building(pub(super) PathBuf);
 
 impl Building {
-    fn new(dir: &Path) -> Result<Self, SnapshotError> {
+    pub(super) fn new(dir: &Path) -> Result<Self, SnapshotError> {
         let mut name = dir.file_name().unwrap_or_default().to_owned();
         name.push(".restoring");
         let path = dir.with_file_name(name);
@@ -104,7 +104,7 @@ impl Building {
         Ok(Self(path))
     }
 
-    fn commit(mut self, dir: &Path) -> Result<(), SnapshotError> {
+    pub(super) fn commit(mut self, dir: &Path) -> Result<(), SnapshotError> {
         let path = std::mem::take(&mut self.0);
         sync_dir(&path).map_err(io("sync", &path))?;
         std::fs::rename(&path, dir).map_err(io("rename the finished directory to", dir))?;

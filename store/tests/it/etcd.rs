@@ -5,6 +5,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use kontiki_proto::etcd::etcdserverpb as pb;
+use pb::cluster_client::ClusterClient;
+
 const ETCD: &str = "/usr/bin/etcd";
 
 /// A running etcd with an empty directory of its own. Killed when dropped.
@@ -63,12 +66,44 @@ impl Etcd {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let etcd = Self { child, _dir: keep, endpoint };
+        let mut etcd = Self { child, _dir: keep, endpoint };
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         while tonic::transport::Endpoint::try_from(client.clone()).unwrap().connect().await.is_err() {
             assert!(tokio::time::Instant::now() < deadline, "etcd did not start");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        if let Err(why) = etcd.is_ours(peer, data).await {
+            panic!("this is not the etcd that was started: {why}");
+        }
         etcd
     }
+
+    /// Whether it is the etcd that we started that answers, before anything is written to it: the port may have been somebody else's.
+    async fn is_ours(&mut self, peer: &str, data: &Path) -> Result<(), String> {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            return Err(format!("it has ended: {status}"));
+        }
+        if !data.join("member").is_dir() {
+            return Err(format!("it has made nothing in {}", data.display()));
+        }
+        let channel = tonic::transport::Endpoint::try_from(format!("http://{}", self.endpoint)).map_err(|e| e.to_string())?;
+        let channel = channel.connect().await.map_err(|e| e.to_string())?;
+        let list = ClusterClient::new(channel).member_list(pb::MemberListRequest::default()).await.map_err(|e| e.to_string())?;
+        let urls: Vec<String> = list.into_inner().members.into_iter().flat_map(|member| member.peer_ur_ls).collect();
+        if urls == [peer] { Ok(()) } else { Err(format!("its members are at {urls:?}, not at {peer}")) }
+    }
+}
+
+#[tokio::test]
+async fn an_oracle_is_looked_at_before_it_is_written_to() {
+    let Some(mut etcd) = Etcd::start().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let folder = etcd.is_ours("http://127.0.0.1:1", dir.path()).await.unwrap_err();
+    assert!(folder.contains("has made nothing"), "{folder}");
+    std::fs::create_dir(dir.path().join("member")).unwrap();
+    let url = etcd.is_ours("http://127.0.0.1:1", dir.path()).await.unwrap_err();
+    assert!(url.contains("not at http://127.0.0.1:1"), "{url}");
+    etcd.child.kill().unwrap();
+    etcd.child.wait().unwrap();
+    assert!(etcd.is_ours("", dir.path()).await.unwrap_err().contains("it has ended"));
 }

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
+mod acceptance;
 mod auth;
 mod cluster;
 mod differential;
 mod etcd;
 mod etcdctl;
 mod full_disk;
+mod kube;
 mod kv_suite;
 mod member;
 mod observed;
