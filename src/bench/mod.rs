@@ -74,7 +74,7 @@ enum Bench {
     ///
     /// Makes the data of a small and of a large store (each once, in order, without a log), starts each with a limit on its
     /// memory, page cache included, and prints how long it takes until the first read, and how fast random keys are read and
-    /// written. Needs root for the limit, and room on the disk: 29 GB as it stands; begin with `--large 4000 --small 200 --memory 200`.
+    /// written. Needs root for the limit, and room on the disk: 29 GB as it stands; begin with `--large 4000 --small 400 --memory 800`: a member needs 600 MB for its caches and buffers, whatever it holds.
     Large(Box<large::LargeArgs>),
 }
 
