@@ -43,6 +43,7 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
             ca_pem: read(&args.tls.ca)?,
             cert_pem: read(&args.tls.cert)?,
             key_pem: read(&args.tls.key)?,
+            transport: None,
         },
         runtime,
         listen: Some(args.listen),

@@ -123,7 +123,7 @@ fn client(args: &ServerArgs) -> Result<ClientConfig> {
     }
     endpoints.sort_by_key(|url| !url.ends_with(&own));
     let TlsArgs { ca, cert, key } = &args.tls;
-    Ok(ClientConfig { endpoints, ca_pem: read(ca)?, cert_pem: read(cert)?, key_pem: read(key)? })
+    Ok(ClientConfig { endpoints, ca_pem: read(ca)?, cert_pem: read(cert)?, key_pem: read(key)?, transport: None })
 }
 
 fn api_config(args: &ServerArgs, kv: Arc<dyn kontiki_base::kv::Kv>, env: Arc<dyn Env>, sessions: axum::Router) -> Result<ApiConfig> {

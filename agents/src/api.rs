@@ -19,10 +19,10 @@ use kontiki_proto::api::{self as pb, resources_client::ResourcesClient};
 use kontiki_proto::trace;
 use serde_json::Value;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::config::{ATTEMPT_TIMEOUT, ApiConfig, REQUEST_TIMEOUT};
 use crate::error::{ApiError, ConfigError};
+use crate::transport::{Channel, channels};
 
 /// The largest message that is accepted: a page of a list.
 const MESSAGE_BYTES: usize = 64 << 20;
@@ -151,38 +151,6 @@ impl Watch {
             return Ok(Some(event));
         }
     }
-}
-
-/// TLS endpoints of every server, connected when first used.
-pub(crate) fn channels(config: &ApiConfig) -> Result<Vec<(String, Channel)>, ConfigError> {
-    if config.endpoints.is_empty() {
-        return Err(ConfigError::NoEndpoints);
-    }
-    config
-        .endpoints
-        .iter()
-        .map(|url| {
-            let bad = |why: String| ConfigError::BadEndpoint { url: url.clone(), why };
-            let endpoint = Endpoint::from_shared(url.clone()).map_err(|e| bad(e.to_string()))?;
-            let endpoint = endpoint
-                .connect_timeout(Duration::from_secs(2))
-                .tcp_nodelay(true)
-                .http2_keep_alive_interval(Duration::from_secs(2))
-                .keep_alive_timeout(Duration::from_secs(3))
-                .keep_alive_while_idle(true);
-            let endpoint = if url.starts_with("https://") {
-                let tls = ClientTlsConfig::new()
-                    .ca_certificate(Certificate::from_pem(&config.ca_pem))
-                    .identity(Identity::from_pem(&config.cert_pem, &config.key_pem));
-                endpoint.tls_config(tls).map_err(|e| ConfigError::BadCredentials(e.to_string()))?
-            } else if url.starts_with("http://") {
-                endpoint
-            } else {
-                return Err(bad("must start with https://".into()));
-            };
-            Ok((url.clone(), endpoint.connect_lazy()))
-        })
-        .collect()
 }
 
 impl Client {

@@ -9,9 +9,10 @@ use tokio::sync::watch;
 use crate::error::ConfigError;
 use crate::informer::Caches;
 use crate::session::Liveness;
+use crate::transport::SharedTransport;
 
 /// How to reach the API, and as whom.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct ApiConfig {
     /// `https://host:port` of every server. Plain `http://` is for tests.
     pub endpoints: Vec<String>,
@@ -21,6 +22,8 @@ pub struct ApiConfig {
     pub cert_pem: Vec<u8>,
     /// Its private key.
     pub key_pem: Vec<u8>,
+    /// Reaches the servers in another way than by TLS; the certificates are of no use then.
+    pub transport: Option<SharedTransport>,
 }
 
 impl std::fmt::Debug for ApiConfig {

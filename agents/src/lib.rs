@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`transport`] | the seam to the servers: TLS, or a simulated network |
 //! | [`api`] | the client: any of several servers, retries by outcome code, fenced writes |
 //! | [`informer`] | [`Caches`]: list and watch of every kind, into one world per process |
 //! | [`queue`] | keys to be looked at: never twice at once, never lost |
@@ -33,6 +34,7 @@ pub mod queue;
 pub mod runner;
 pub mod schedule;
 pub mod session;
+pub mod transport;
 
 pub use api::Client;
 pub use config::{ApiConfig, ControllersConfig};

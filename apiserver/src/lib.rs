@@ -41,4 +41,4 @@ mod verbs;
 pub use auth::Caller;
 pub use config::{ApiConfig, BadCidr, ClientIdentity, ExtraMetrics, ServiceCidr, StaticToken, TlsConfig};
 pub use error::StartError;
-pub use server::{ApiHandle, ApiServer};
+pub use server::{ApiHandle, ApiInside, ApiServer};

@@ -66,43 +66,92 @@ impl ApiHandle {
     }
 }
 
+/// An API server without a port of its own: in a simulation, which has a network of its own.
+pub struct ApiInside {
+    stack: Arc<Stack>,
+    tasks: Vec<Task>,
+}
+
+impl std::fmt::Debug for ApiInside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiInside").finish_non_exhaustive()
+    }
+}
+
+impl ApiInside {
+    /// What answers requests from `addr`. Callers are known by their tokens only.
+    pub fn router(&self, addr: SocketAddr) -> axum::Router {
+        let (stack, peer) = (Arc::clone(&self.stack), Arc::new(Peer { addr, user: None }));
+        axum::Router::new().fallback(move |request: axum::extract::Request| Arc::clone(&stack).serve(Arc::clone(&peer), request))
+    }
+
+    /// Whether it can answer everything: caches loaded, a leader in the store.
+    pub fn is_ready(&self) -> bool {
+        health::serve(&self.stack.core, "/readyz", false).is_some_and(|r| r.status().is_success())
+    }
+
+    /// Stops: watches end, and its tasks.
+    pub fn shutdown(mut self) {
+        self.stack.core.stopping.send_replace(true);
+        self.tasks.drain(..).for_each(|task| task.abort());
+    }
+}
+
+/// All of a server but its port.
+fn compose(config: ApiConfig, advertise: Vec<SocketAddr>) -> Result<(Arc<Stack>, Vec<Task>), StartError> {
+    let node_tls = config.node_client.as_ref().map(tls::client).transpose()?;
+    let core = Arc::new(Core::new(Parts {
+        kv: config.kv,
+        env: config.env,
+        tokens: auth::Tokens::new(config.tokens),
+        service_cidr: config.service_cidr,
+        advertise,
+        server_name: config.server_name,
+        extra_metrics: config.extra_metrics,
+        node_tls,
+    }));
+    let stack = Arc::new(Stack { core: core.clone(), lanes: Lanes::new(), grpc: grpc::router(&core, config.extra_routes) });
+    let tasks = vec![
+        core.env.spawn("watch-cache", Box::pin(core.hub.clone().run())),
+        core.env.spawn("warm-caches", Box::pin(warm(core.clone()))),
+        core.env.spawn("custom-resources", Box::pin(crd::run(core.clone()))),
+        core.env.spawn("bootstrap", Box::pin(bootstrap::run(core.clone()))),
+    ];
+    Ok((stack, tasks))
+}
+
 impl ApiServer {
     /// Starts an API server: binds its port, spawns its tasks. It answers at once; it is ready when its caches are loaded.
     pub async fn start(config: ApiConfig) -> Result<ApiHandle, StartError> {
         let acceptor = TlsAcceptor::from(tls::server(&config.tls)?);
-        let node_tls = config.node_client.as_ref().map(tls::client).transpose()?;
-        let bound = |source| StartError::Listen { addr: config.listen, source };
-        let listener = TcpListener::bind(config.listen).await.map_err(bound)?;
+        let listen = config.listen;
+        let bound = |source| StartError::Listen { addr: listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(bound)?;
         let addr = listener.local_addr().map_err(bound)?;
-        let advertise = if config.advertise.is_empty() { vec![addr] } else { config.advertise };
-        let core = Arc::new(Core::new(Parts {
-            kv: config.kv,
-            env: config.env.clone(),
-            tokens: auth::Tokens::new(config.tokens),
-            service_cidr: config.service_cidr,
-            advertise,
-            server_name: config.server_name,
-            extra_metrics: config.extra_metrics,
-            node_tls,
-        }));
-        let stack = Arc::new(Stack { core: core.clone(), lanes: Lanes::new(), grpc: grpc::router(&core, config.extra_routes) });
+        let advertise = if config.advertise.is_empty() { vec![addr] } else { config.advertise.clone() };
+        let (stack, mut tasks) = compose(config, advertise)?;
+        let core = stack.core.clone();
         let (done, finished) = tokio::sync::watch::channel(false);
         let serving = core.clone();
-        let tasks = vec![
-            core.env.spawn("watch-cache", Box::pin(core.hub.clone().run())),
-            core.env.spawn("warm-caches", Box::pin(warm(core.clone()))),
-            core.env.spawn("custom-resources", Box::pin(crd::run(core.clone()))),
-            core.env.spawn("bootstrap", Box::pin(bootstrap::run(core.clone()))),
-            core.env.spawn(
-                "api-listener",
-                Box::pin(async move {
-                    accept(listener, acceptor, stack, serving).await;
-                    done.send_replace(true);
-                }),
-            ),
-        ];
+        tasks.push(core.env.spawn(
+            "api-listener",
+            Box::pin(async move {
+                accept(listener, acceptor, stack, serving).await;
+                done.send_replace(true);
+            }),
+        ));
         tracing::info!(%addr, "API server listens");
         Ok(ApiHandle { addr, core, done: finished, tasks })
+    }
+
+    /// Starts one without a port: neither `listen` nor `tls` of the configuration is used.
+    ///
+    /// # Errors
+    /// The identity towards node agents cannot be used.
+    pub fn inside(config: ApiConfig) -> Result<ApiInside, StartError> {
+        let advertise = if config.advertise.is_empty() { vec![config.listen] } else { config.advertise.clone() };
+        let (stack, tasks) = compose(config, advertise)?;
+        Ok(ApiInside { stack, tasks })
     }
 }
 

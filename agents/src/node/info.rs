@@ -33,6 +33,13 @@ impl Facts {
     /// Looks at the machine, or at what was configured in its place.
     pub fn gather(config: &NodeConfig) -> Self {
         let file = |path: &str| std::fs::read_to_string(path).map(|t| t.trim().to_owned()).unwrap_or_default();
+        if config.runtime.simulated() {
+            // Nothing of this machine: a simulation is the same wherever it runs.
+            let (cpu_milli, memory_bytes, pods) =
+                config.capacity.map_or((HOLLOW_CPU_MILLI, HOLLOW_MEMORY, MAX_PODS), |c| (c.cpu_milli, c.memory_bytes, c.pods));
+            let (machine_id, boot_id) = (format!("hollow-{}", config.name), String::new());
+            return Self { cpu_milli, memory_bytes, pods, kernel: "hollow".into(), os_image: "hollow".into(), machine_id, boot_id };
+        }
         let mut facts = Self {
             pods: MAX_PODS,
             kernel: file("/proc/sys/kernel/osrelease"),
@@ -43,8 +50,6 @@ impl Facts {
         };
         if let Some(capacity) = config.capacity {
             (facts.cpu_milli, facts.memory_bytes, facts.pods) = (capacity.cpu_milli, capacity.memory_bytes, capacity.pods);
-        } else if config.runtime.simulated() {
-            (facts.cpu_milli, facts.memory_bytes) = (HOLLOW_CPU_MILLI, HOLLOW_MEMORY);
         } else {
             let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
             facts.cpu_milli = i64::try_from(cpus).unwrap_or(1) * 1_000;

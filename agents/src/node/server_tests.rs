@@ -78,7 +78,13 @@ fn config(
     let (cert, key) = authority.issue();
     NodeConfig {
         name: "n1".into(),
-        api: ApiConfig { endpoints: vec![url], ca_pem: authority.cert.pem().into(), cert_pem: cert.into(), key_pem: key.into() },
+        api: ApiConfig {
+            endpoints: vec![url],
+            ca_pem: authority.cert.pem().into(),
+            cert_pem: cert.into(),
+            key_pem: key.into(),
+            transport: None,
+        },
         runtime,
         listen: Some(([127, 0, 0, 1], port).into()),
         node_ip: [127, 0, 0, 1].into(),

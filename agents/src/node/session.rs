@@ -15,10 +15,10 @@ use kontiki_proto::node::node_session_client::NodeSessionClient;
 use kontiki_proto::node::server_message::Message as Down;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::StreamExt as _;
-use tonic::transport::Channel;
 
 use super::sync::Input;
 use crate::api::jittered;
+use crate::transport::Channel;
 
 /// Time for a server to say Welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,11 +10,10 @@ use kontiki_base::env::{Env, Mono};
 use kontiki_proto::node::node_session_client::NodeSessionClient;
 use kontiki_proto::node::{Beat, RelayRequest};
 use tokio::sync::watch;
-use tonic::transport::Channel;
 
 use super::{HEARTBEAT, Liveness, SessionConfig};
-use crate::api::channels;
 use crate::error::ConfigError;
+use crate::transport::{Channel, channels};
 
 /// Beats travel together for this long.
 const GATHER: Duration = Duration::from_millis(300);

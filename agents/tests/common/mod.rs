@@ -447,7 +447,7 @@ impl Resources for Door {
 
 pub fn config(urls: &[&str]) -> ApiConfig {
     let endpoints = urls.iter().map(|u| (*u).to_owned()).collect();
-    ApiConfig { endpoints, ca_pem: Vec::new(), cert_pem: Vec::new(), key_pem: Vec::new() }
+    ApiConfig { endpoints, ca_pem: Vec::new(), cert_pem: Vec::new(), key_pem: Vec::new(), transport: None }
 }
 
 /// Waits until `done` holds.

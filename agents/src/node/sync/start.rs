@@ -8,7 +8,7 @@ use kontiki_base::limits;
 use tokio::sync::{mpsc, watch};
 
 use super::{Input, LIST_EVERY_MS, Node};
-use crate::api::{Client, channels};
+use crate::api::Client;
 use crate::node::container_config::NodeSide;
 use crate::node::events::Events;
 use crate::node::info::{self, Facts};
@@ -17,6 +17,7 @@ use crate::node::server::Board;
 use crate::node::session::{Outbox, Pulse, Session};
 use crate::node::work::Workshop;
 use crate::node::{NodeConfig, NodeError, logs, network, server};
+use crate::transport::channels;
 
 /// Usage and conditions of the node are taken this often.
 const PULSE_EVERY: Duration = Duration::from_secs(5);

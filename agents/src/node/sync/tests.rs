@@ -38,7 +38,13 @@ impl Rig {
     fn start(&mut self) {
         let config = NodeConfig {
             name: "n1".into(),
-            api: ApiConfig { endpoints: vec![self.url.clone()], ca_pem: Vec::new(), cert_pem: Vec::new(), key_pem: Vec::new() },
+            api: ApiConfig {
+                endpoints: vec![self.url.clone()],
+                ca_pem: Vec::new(),
+                cert_pem: Vec::new(),
+                key_pem: Vec::new(),
+                transport: None,
+            },
             runtime: Arc::clone(&self.runtime) as Arc<dyn PodRuntime>,
             listen: None,
             node_ip: "127.0.0.1".parse().unwrap(),
