@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kontiki_base::BoxFuture;
 use kontiki_base::env::Task;
 use kontiki_base::ids::LogIndex;
 use kontiki_base::kv::Kv;
@@ -49,7 +50,13 @@ impl Member {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn start(config: StoreConfig, ground: Ground) -> Result<Self, StoreError> {
+    pub fn start(config: StoreConfig, ground: Ground) -> BoxFuture<'static, Result<Self, StoreError>> {
+        // Boxed here, and not by whoever awaits it: what is behind it, consensus above all, is compiled in this crate, once and as this crate
+        // is, instead of in every crate that starts a member.
+        Box::pin(Self::begin(config, ground))
+    }
+
+    async fn begin(config: StoreConfig, ground: Ground) -> Result<Self, StoreError> {
         config.check()?;
         let provider = config.auth.provider()?;
         let metrics = Arc::new(Metrics::new(false));
@@ -150,10 +157,12 @@ impl Member {
     }
 
     /// Stops as a member does that is asked to: hands over leadership, ends watches, flushes, closes.
-    pub async fn shutdown(&self) {
-        self.service.hub.close();
-        self.tasks.iter().for_each(Task::abort);
-        self.service.consensus.shutdown().await;
+    pub fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.service.hub.close();
+            self.tasks.iter().for_each(Task::abort);
+            self.service.consensus.shutdown().await;
+        })
     }
 }
 

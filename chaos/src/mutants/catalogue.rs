@@ -43,6 +43,8 @@ catalogue! {
     "M23" "store/mvcc/src/apply.rs" "a leader that was deposed ends a lease by its own clock", "etcd #15247" => "lease";
     "M24" "store/src/lease.rs" "a leader that was deposed renews leases", "etcd lessor" => "lease";
     "M28" "store/src/log/writer.rs" "a sync that fails is ignored", "fsyncgate" => "durable" | "lost-write" | "replicas-equal" | "converge" | "panic" | "committed-stays" | "leader-completeness";
+    "M29" "store/src/log/record.rs" "checksums of the log are not verified: a torn record is accepted", "write-ahead logs, torn writes" => "panic" | "converge" | "durable" | "lost-write" | "replicas-equal" | "committed-stays" | "log-matching" | "leader-completeness" | "double-vote";
+    "M30" "store/src/log/record.rs" "damage in the middle of the log is taken for its torn end", "corruption taken for a crash" => "panic" | "converge" | "durable" | "lost-write" | "replicas-equal" | "committed-stays" | "log-matching" | "leader-completeness" | "double-vote";
     "M46" "store/mvcc/src/txn.rs" "a comparison with the value of a missing key can hold", "etcd's rule" => "wrong-compare";
     "M47" "store/mvcc/src/history.rs" "what was before an event is read at its own revision", "prevKV at the wrong revision" => "prev";
     "M48" "store/src/watch/session.rs" "a watch from now on misses the next revision", "off by one" => "resumable" | "bookmarkable" | "delivered";

@@ -11,6 +11,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kontiki_base::ids::{LogIndex, LogPos, MemberId, Term};
+use kontiki_base::mutant;
 
 /// Where records begin in a segment.
 pub(super) const RECORDS_AT: u64 = 4096;
@@ -180,7 +181,7 @@ pub(super) fn read(segment: &Bytes, at: usize, seed: u32) -> Option<Read> {
     let framed = segment.get(at..at.checked_add(size)?)?;
     let stored = u32::from_le_bytes(framed[4..8].try_into().ok()?);
     let kind = framed[16];
-    if kind == 0 || checksum(seed, framed) != stored {
+    if kind == 0 || mutant!("M29", checksum(seed, framed) != stored, false) {
         return None;
     }
     let epoch = u64::from_le_bytes(framed[8..16].try_into().ok()?);
@@ -294,7 +295,7 @@ fn tail(segment: &Bytes, seed: u32, end: usize, epoch: u64) -> Tail {
             at += 8;
             continue;
         };
-        if found.epoch > epoch + 1 {
+        if mutant!("M30", found.epoch > epoch + 1, false) {
             return Tail::Damaged(format!(
                 "batch {} is unreadable at byte {end}, but byte {at} holds a record of batch {}, which was written after it had been synced",
                 epoch + 1,
