@@ -152,8 +152,8 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "K15",
-        predicate: "uniqueness: at each revision no two living pods share an address, no two services a cluster address or node port, no two \
-                    objects a uid",
+        predicate: "uniqueness: at each revision no two living pods share an address (unless their machine came back empty in between), no two \
+                    services a cluster address or node port, no two objects a uid",
         judge: Judge::History(kube::unique::judge),
     },
     Check {

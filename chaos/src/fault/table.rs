@@ -152,7 +152,7 @@ pub const FAULTS: &[Row] = &[
     Row {
         name: "bandwidth",
         about: "the link of a server carries little",
-        sim: In::Yes,
+        sim: In::No("its links have delays and losses, not widths"),
         real: In::Yes,
         how: "nft limits the rate of the server's packets in the switch's namespace, and drops what is over it",
         heals: "set elements have a timeout of the kernel",
@@ -213,7 +213,7 @@ pub const FAULTS: &[Row] = &[
     Row {
         name: "disk-stall",
         about: "the disk answers nothing until the fault is over",
-        sim: In::Yes,
+        sim: In::No("a sync there takes a fixed time; `disk-slow` is what it has"),
         real: In::Yes,
         how: "the FUSE file system answers no write and no sync until the time is over",
         heals: "it answers when the time is over; it ends with the harness",
@@ -253,7 +253,7 @@ pub const FAULTS: &[Row] = &[
     Row {
         name: "overload",
         about: "many clients write large values at once",
-        sim: In::Yes,
+        sim: In::No("a queue that is full takes real time to show: run it on real processes"),
         real: In::Yes,
         how: "so many more clients, through all members, each as fast as it can",
         heals: "the clients end; they are part of the harness",
@@ -263,7 +263,7 @@ pub const FAULTS: &[Row] = &[
     Row {
         name: "replace-member",
         about: "a server is removed, its disk wiped, and it joins as a new member",
-        sim: In::Yes,
+        sim: In::No("its members have fixed disks"),
         real: In::Yes,
         how: "SIGKILL, MemberRemove, wipe, MemberAdd at another port (ids are made of URLs), start, MemberPromote",
         heals: "it is the healing",

@@ -1,7 +1,8 @@
 //! A plan: what runs, who uses it, what breaks when and where, and what must hold.
 //!
 //! A plan comes from a file (YAML), from the table of built-in plans ([`builtin`]), or from a seed ([`seed`]). It runs on real
-//! processes; the simulation has schedules of its own ([`crate::sim`]). `kontiki chaos schema` prints the JSON schema of the file.
+//! processes, and in the simulation as far as that has its faults ([`crate::sim::plan`]). `kontiki chaos schema` prints the JSON schema of
+//! the file.
 //!
 //! ```yaml
 //! name: leader-cut-off

@@ -26,11 +26,14 @@ pub async fn perform(channel: &Channel, ask: &Ask) -> Answer {
     }
 }
 
-/// What an error says about the outcome. Only codes that etcd gives before it proposes are definite; a broken connection never is.
+/// What an error says about the outcome. Only codes that a server gives before it proposes, or for a command that it refused as a whole
+/// (history that is compacted or does not exist yet, a lease that does not exist), are definite; a broken connection never is.
 fn failed(ask: &Ask, status: &Status) -> Answer {
     let why = format!("{:?}: {}", status.code(), status.message());
+    let code = status.code();
+    let whole = matches!(code, Code::OutOfRange | Code::NotFound) && matches!(ask, Ask::Txn { .. } | Ask::Do(_));
     let definite =
-        matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition | Code::ResourceExhausted | Code::Unauthenticated);
+        whole || matches!(code, Code::InvalidArgument | Code::FailedPrecondition | Code::ResourceExhausted | Code::Unauthenticated);
     if definite || ask.is_read_only() { Answer::Refused { why } } else { Answer::Unknown { why } }
 }
 

@@ -15,6 +15,7 @@ use super::nemesis::Tally;
 use super::run::{Outcome, run};
 use super::schedule::Schedule;
 use super::shrink::shrink;
+use crate::plan::Plan;
 
 /// `kontiki chaos sim`.
 #[derive(Debug, Args)]
@@ -38,6 +39,14 @@ pub struct SimArgs {
     /// Simulated time with faults in each run
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub time: Duration,
+
+    /// Simulate the control plane, too: API server, controllers and scheduler on every member, and so many nodes
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub nodes: u8,
+
+    /// Run this plan (its name, or a file) instead of schedules from seeds: every seed draws anew what the plan leaves open
+    #[arg(long, value_name = "PLAN", conflicts_with_all = ["nodes", "time"])]
+    pub plan: Option<String>,
 
     /// Run every n-th seed twice and compare what happened, event by event; 0: never
     #[arg(long, value_name = "N", default_value_t = 20)]
@@ -79,6 +88,14 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub time: Duration,
 
+    /// As for `sim`, for a seed
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub nodes: u8,
+
+    /// The plan whose seed it is
+    #[arg(long, value_name = "PLAN", conflicts_with_all = ["nodes", "time"])]
+    pub plan: Option<String>,
+
     /// If it fails, find the smallest schedule that does, and write it here
     #[arg(long, value_name = "FILE")]
     pub shrink: Option<PathBuf>,
@@ -103,6 +120,8 @@ struct Total {
     committed: usize,
     messages: u64,
     twice: u64,
+    /// In how many runs each check saw what it is about.
+    checks: BTreeMap<&'static str, u64>,
     failed: Vec<String>,
 }
 
@@ -114,6 +133,7 @@ impl Total {
         self.elections += outcome.seen.elections;
         self.committed += outcome.seen.committed;
         self.messages += outcome.messages.0;
+        outcome.checks.iter().for_each(|(name, saw)| *self.checks.entry(name).or_default() += u64::from(*saw));
         outcome.ops.iter().for_each(|(name, count)| *self.ops.entry(name).or_default() += count);
         for (kind, (done, left)) in &outcome.faults {
             let sum = self.faults.entry(kind).or_default();
@@ -133,6 +153,13 @@ impl Total {
             "consensus          {} elections, {} entries committed, {} messages, {} events",
             self.elections, self.committed, self.messages, self.events
         );
+        let (seen, blind): (Vec<_>, Vec<_>) = self.checks.iter().partition(|(_, count)| **count > 0);
+        let seen: Vec<String> = seen.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        println!("checks             runs in which each saw what it is about: {}", seen.join(", "));
+        if !blind.is_empty() {
+            let blind: Vec<&str> = blind.iter().map(|(name, _)| **name).collect();
+            println!("                   saw nothing in any run: {}", blind.join(", "));
+        }
         println!("determinism        {} runs done twice", self.twice);
         let per = |d: Duration| if d.is_zero() { 0.0 } else { self.simulated.as_secs_f64() / d.as_secs_f64() };
         println!(
@@ -144,6 +171,10 @@ impl Total {
         );
         println!("verdict: {} of {} runs held", self.runs - self.failed.len() as u64, self.runs);
     }
+}
+
+fn schedule_of(seed: u64, time: Duration, nodes: u8) -> Schedule {
+    if nodes == 0 { Schedule::from_seed(seed, time) } else { Schedule::with_nodes(seed, time, nodes) }
 }
 
 fn one_line(outcome: &Outcome) -> String {
@@ -214,6 +245,7 @@ fn regress(dir: &Path, total: &mut Total) -> anyhow::Result<()> {
 
 struct Work<'a> {
     args: &'a SimArgs,
+    plan: Option<Plan>,
     first: u64,
     next: AtomicU64,
     over: AtomicBool,
@@ -237,7 +269,10 @@ impl Work<'_> {
     }
 
     fn seed(&self, seed: u64, twice: bool) -> anyhow::Result<()> {
-        let schedule = Schedule::from_seed(seed, self.args.time);
+        let schedule = match &self.plan {
+            Some(plan) => Schedule::from_plan(&Plan { seed, ..plan.clone() })?,
+            None => schedule_of(seed, self.args.time, self.args.nodes),
+        };
         let mut outcome = run(&schedule, false)?;
         if twice {
             let again = run(&schedule, false)?;
@@ -255,7 +290,11 @@ impl Work<'_> {
         if outcome.violations.is_empty() {
             return Ok(());
         }
-        let again = format!("{seed} --time {}s", self.args.time.as_secs());
+        let nodes = if self.args.nodes > 0 { format!(" --nodes {}", self.args.nodes) } else { String::new() };
+        let again = match &self.args.plan {
+            Some(plan) => format!("{seed} --plan {plan}"),
+            None => format!("{seed} --time {}s{nodes}", self.args.time.as_secs()),
+        };
         print_failure(&again, &outcome);
         total.failed.push(format!("seed {seed}: {}", why(&outcome)));
         drop(total);
@@ -281,8 +320,11 @@ pub fn sim(args: &SimArgs) -> anyhow::Result<bool> {
     if let Some(dir) = &args.regress {
         regress(dir, &mut total)?;
     }
+    let plan = args.plan.as_deref().map(Plan::find).transpose()?;
+    // What the plan asks for and this world does not have is said before anything runs.
+    plan.as_ref().map(Schedule::from_plan).transpose()?;
     let over = AtomicBool::new(!total.failed.is_empty() && !args.keep_going);
-    let work = Work { args, first, next: AtomicU64::new(0), over, total: Mutex::new(total) };
+    let work = Work { args, plan, first, next: AtomicU64::new(0), over, total: Mutex::new(total) };
     std::thread::scope(|scope| -> anyhow::Result<()> {
         let workers: Vec<_> = (0..args.jobs).map(|_| scope.spawn(|| work.work())).collect();
         let mut shown = begun;
@@ -320,7 +362,10 @@ pub fn sim(args: &SimArgs) -> anyhow::Result<bool> {
 /// There is no such schedule, or the machine does not give what the run needs.
 pub fn replay(args: &ReplayArgs) -> anyhow::Result<bool> {
     let schedule = match args.what.parse::<u64>() {
-        Ok(seed) => Schedule::from_seed(seed, args.time),
+        Ok(seed) => match &args.plan {
+            Some(plan) => Schedule::from_plan(&Plan { seed, ..Plan::find(plan)? })?,
+            None => schedule_of(seed, args.time, args.nodes),
+        },
         Err(_) => read(Path::new(&args.what))?,
     };
     if args.schedule {

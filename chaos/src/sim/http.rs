@@ -25,14 +25,30 @@ pub struct Channel {
     process: Arc<Proc>,
     net: Arc<Net>,
     to: Node,
+    door: Door,
     /// The time after which a request to a silent server fails.
     patience: Duration,
 }
 
+/// A port of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The store's.
+    Store,
+    /// The API server's.
+    Api,
+}
+
 impl Channel {
-    /// From a process to a node.
+    /// From a process to the store on a node.
     pub const fn new(process: Arc<Proc>, net: Arc<Net>, to: Node, patience: Duration) -> Self {
-        Self { process, net, to, patience }
+        Self { process, net, to, door: Door::Store, patience }
+    }
+
+    /// The same to another port.
+    #[must_use]
+    pub fn to(self, door: Door) -> Self {
+        Self { door, ..self }
     }
 }
 
@@ -130,13 +146,14 @@ where
 
 impl Channel {
     async fn exchange(self, request: Request<Body>) -> Result<Response<Pieces>, tonic::Status> {
-        let Self { process, net, to, patience } = self;
+        let Self { process, net, to, door, patience } = self;
         let (me, life) = (process.node(), net.life(process.node()));
         let (head, body) = request.into_parts();
         net.trace().say(me, Event::Send, u64::from(to), 3, format_args!("{} to n{to}", head.uri.path()));
         let split = process.run(take_ready(body)).await.map_err(|_| unavailable(Gone::Reset))?.map_err(tonic::Status::internal)?;
         let site = net.carry(me, to, patience.min(KEEPALIVE)).await.map_err(unavailable)?;
-        let Site { process: server, router: Some(router), .. } = site else { return Err(unavailable(Gone::Refused)) };
+        let Site { process: server, router, api, .. } = site;
+        let Some(router) = (if door == Door::Store { router } else { api }) else { return Err(unavailable(Gone::Refused)) };
         let line = Line::new(&net, me, to);
         let rest = split.rest.map(|body| {
             let (into, out) = pipe(&net, me, to, &line);

@@ -1,40 +1,29 @@
 //! Clients of a simulated cluster: real etcd clients on the simulated network, which record what they ask and what they are told. Some
-//! read and write a few keys, some live by leases, some watch.
+//! read and write a few keys ([`super::choice`]), some live by leases, some watch ([`super::watcher`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use kontiki_proto::etcd::etcdserverpb as pb;
-use pb::watch_client::WatchClient;
-use pb::watch_request::RequestUnion;
-
-use super::ask::{self, perform, seen};
+use super::ask::{self, perform};
+use super::choice::{Choice, PREFIX};
 use super::http::Channel;
 use super::net::Net;
 use super::rng::Stream;
 use super::rt::Proc;
 use super::schedule::Knobs;
 use super::trace::{Event, Node, Trace};
-use crate::history::{
-    Answer, Ask, Compare, CompareOp, CompareTarget, Frame, LeaseAsk, Op, RangeAsk, Record, Recorder, SeenEvent, Step, Watch, WatchAsk,
-};
+use crate::history::{Answer, Ask, LeaseAsk, Op, Record, Recorder, Step};
 
 /// Nodes from here on are clients.
 pub const FIRST_CLIENT: Node = 100;
-
-/// All keys of the run lie here…
-const PREFIX: &str = "chaos/";
-
-/// …and before this.
-const END: &str = "chaos0";
 
 /// Clients that live by leases.
 const LESSEES: u16 = 2;
 
 /// Clients that watch.
-const WATCHERS: u16 = 2;
+const WATCHERS: u16 = 3;
 
 /// What all clients of a run share.
 pub struct Load {
@@ -44,7 +33,8 @@ pub struct Load {
     pub stop_watching: AtomicBool,
     /// Takes down everything.
     pub recorder: Recorder,
-    watches: AtomicU64,
+    /// The number of the next watch.
+    pub watches: AtomicU64,
 }
 
 impl Load {
@@ -60,17 +50,16 @@ pub fn nodes(knobs: Knobs) -> u16 {
 }
 
 /// One client.
-struct Client {
-    number: u16,
-    process: Arc<Proc>,
+pub struct Client {
+    pub(super) number: u16,
+    pub(super) process: Arc<Proc>,
     net: Arc<Net>,
-    load: Arc<Load>,
+    pub(super) load: Arc<Load>,
     knobs: Knobs,
-    random: Stream,
-    /// The last known revision of each key.
-    known: Vec<i64>,
+    pub(super) random: Stream,
+    choice: Choice,
     asked: u64,
-    member: usize,
+    pub(super) member: usize,
 }
 
 /// The clients that are at work.
@@ -93,7 +82,7 @@ pub fn start(seed: u64, knobs: Knobs, net: &Arc<Net>, load: &Arc<Load>) -> Runni
             load: Arc::clone(load),
             knobs,
             random: Stream::new(seed, "client", number.into()),
-            known: vec![0; knobs.keys.into()],
+            choice: Choice::new(number, knobs.keys, knobs.value_bytes, Stream::new(seed, "choice", number.into())),
             asked: 0,
             member: usize::from(number) % usize::from(knobs.members),
         }
@@ -114,20 +103,20 @@ pub fn start(seed: u64, knobs: Knobs, net: &Arc<Net>, load: &Arc<Load>) -> Runni
 }
 
 impl Client {
-    fn stopped(&self) -> bool {
+    pub(super) fn stopped(&self) -> bool {
         self.load.stop.load(Ordering::Relaxed)
     }
 
-    fn trace(&self) -> &Arc<Trace> {
+    pub(super) fn trace(&self) -> &Arc<Trace> {
         self.net.trace()
     }
 
-    fn channel(&self) -> Channel {
+    pub(super) fn channel(&self) -> Channel {
         let node = Node::try_from(self.member).unwrap_or(0);
         Channel::new(Arc::clone(&self.process), Arc::clone(&self.net), node, ask::LIMIT)
     }
 
-    fn next_member(&mut self) {
+    pub(super) fn next_member(&mut self) {
         self.member = (self.member + 1) % usize::from(self.knobs.members);
     }
 
@@ -152,52 +141,15 @@ impl Client {
         while !self.stopped() {
             let think = self.random.below(u64::from(self.knobs.think_ms) + 1);
             tokio::time::sleep(Duration::from_millis(think)).await;
-            let slot = usize::try_from(self.random.below(self.knobs.keys.into())).unwrap_or(0);
-            let ask = self.choose(slot);
-            let writes = ask.value().is_some();
-            match self.ask(ask).await {
-                Answer::Written { revision } => self.known[slot] = if writes { revision } else { 0 },
-                Answer::Read { found, .. } => self.known[slot] = found.map_or(0, |(_, at)| at),
-                Answer::Txn { revision, succeeded: true, .. } => self.known[slot] = revision,
-                _ => {}
-            }
+            let (slot, ask) = self.choice.draw();
+            let answer = self.ask(ask.clone()).await;
+            self.choice.learn(slot, &ask, &answer);
         }
     }
 
-    fn value(&mut self) -> String {
-        let pad = usize::try_from(self.random.below(u64::from(self.knobs.value_bytes) + 1)).unwrap_or(0);
-        format!("c{}-{}{}", self.number, self.asked, "_".repeat(pad))
-    }
-
-    fn choose(&mut self, slot: usize) -> Ask {
-        let key = format!("{PREFIX}k{slot}");
-        let expect = self.known[slot];
-        match self.random.below(100) {
-            0..30 => Ask::Get { key },
-            30..55 => Ask::Put { key, value: self.value() },
-            55..75 => Ask::Cas { key, expect, value: self.value() },
-            75..81 => Ask::Delete { key },
-            81..88 => self.transaction(key, expect),
-            88..95 => {
-                let serializable = self.random.chance(400_000);
-                let limit = i64::try_from(self.random.below(3)).unwrap_or(0);
-                Ask::Do(Step::Range(RangeAsk { key: PREFIX.into(), end: END.into(), limit, serializable, ..RangeAsk::default() }))
-            }
-            95..97 => Ask::Do(Step::Delete { key: format!("{PREFIX}k"), end: format!("{PREFIX}k2"), prev: true }),
-            _ => Ask::Do(Step::Put { key, value: self.value(), lease: 0, prev: true }),
-        }
-    }
-
-    /// Two keys at once, if the first is what it was; otherwise a look at both.
-    fn transaction(&mut self, key: String, expect: i64) -> Ask {
-        let put = |key: String, value: String| Step::Put { key, value, lease: 0, prev: false };
-        let value = self.value();
-        let other = format!("{PREFIX}pair");
-        Ask::Txn {
-            compare: vec![Compare { key: key.clone(), target: CompareTarget::Mod(expect), op: CompareOp::Equal }],
-            success: vec![put(key, format!("{value}.1")), put(other, format!("{value}.2"))],
-            failure: vec![Step::Range(RangeAsk { key: PREFIX.into(), end: END.into(), ..RangeAsk::default() })],
-        }
+    async fn put_leased(&mut self, key: String, lease: i64) {
+        let value = self.choice.value();
+        self.ask(Ask::Do(Step::Put { key, value, lease, prev: false })).await;
     }
 
     /// Leases one after another: with keys, kept alive for a while, then revoked or forgotten.
@@ -206,25 +158,20 @@ impl Client {
         while !self.stopped() {
             number += 1;
             let id = i64::from(self.number) * 1_000_000 + number;
-            let ttl = i64::try_from(self.random.between(2, 5)).unwrap_or(2);
-            let granted = self.ask(Ask::Lease(LeaseAsk::Grant { id, ttl })).await;
-            let Answer::Lease { ttl, .. } = granted else {
+            let asked = i64::try_from(self.random.between(2, 5)).unwrap_or(2);
+            let Answer::Lease { ttl, .. } = self.ask(Ask::Lease(LeaseAsk::Grant { id, ttl: asked })).await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            for key in 0..self.random.between(1, 3) {
-                let (key, value) = (format!("{PREFIX}lease-{}-{key}", self.number), self.value());
-                self.ask(Ask::Do(Step::Put { key, value, lease: id, prev: false })).await;
+            let keys = if self.random.chance(150_000) { self.random.between(4, 20) } else { self.random.between(1, 3) };
+            for key in 0..keys {
+                self.put_leased(format!("{PREFIX}lease-{}-{key}", self.number), id).await;
             }
-            for _ in 0..self.random.below(8) {
-                let third = u64::try_from(ttl).unwrap_or(1) * 1_000 / 3;
-                tokio::time::sleep(Duration::from_millis(self.random.between(third / 2, third))).await;
-                let question = if self.random.chance(200_000) { LeaseAsk::Remaining { id } } else { LeaseAsk::KeepAlive { id } };
-                if self.stopped() || matches!(self.ask(Ask::Lease(question)).await, Answer::Lease { ttl, .. } if ttl <= 0) {
-                    break;
-                }
+            self.keep_alive(id, ttl).await;
+            if self.random.chance(250_000) {
+                self.move_a_key(id).await;
             }
-            if self.random.chance(500_000) {
+            if self.random.chance(400_000) {
                 self.ask(Ask::Lease(LeaseAsk::Revoke { id })).await;
             } else {
                 // Forgotten: it ends by itself, whatever happens to whoever counts its time.
@@ -233,86 +180,32 @@ impl Client {
         }
     }
 
-    /// One watch after another, each from where the last one was.
-    async fn watch(mut self) {
-        let mut next = 1;
-        while !self.load.stop_watching.load(Ordering::Relaxed) {
-            let watch = self.load.watches.fetch_add(1, Ordering::Relaxed);
-            let ask =
-                WatchAsk { key: PREFIX.into(), end: END.into(), start: next, prev: self.random.chance(300_000), ..WatchAsk::default() };
-            self.note(watch, Frame::Asked(ask.clone()));
-            match self.follow(watch, &ask, &mut next).await {
-                Ok(()) => return,
-                Err(compact) => next = next.max(compact),
+    /// Renews a lease some times: in good time, or in the last moment.
+    async fn keep_alive(&mut self, id: i64, ttl: i64) {
+        let millis = u64::try_from(ttl).unwrap_or(1) * 1_000;
+        let bounds = if self.random.chance(300_000) { (millis * 7 / 10, millis * 97 / 100) } else { (millis / 6, millis / 3) };
+        for _ in 0..self.random.below(8) {
+            tokio::time::sleep(Duration::from_millis(self.random.between(bounds.0, bounds.1))).await;
+            let question = if self.random.chance(200_000) { LeaseAsk::Remaining { id } } else { LeaseAsk::KeepAlive { id } };
+            if self.stopped() || matches!(self.ask(Ask::Lease(question)).await, Answer::Lease { ttl, .. } if ttl <= 0) {
+                break;
             }
-            self.note(watch, Frame::Closed);
-            self.next_member();
-            tokio::time::sleep(Duration::from_millis(self.random.between(5, 200))).await;
         }
     }
 
-    fn note(&self, watch: u64, frame: Frame) {
-        let (at, member) = (self.trace().now(), self.member);
-        let record = Watch { watch, client: self.number, member, at, frame };
-        self.trace().add(self.process.node(), Event::Answer, watch, 7);
-        self.load.recorder.record(Record::Watch(record));
-    }
-
-    /// Follows a watch until it breaks, or until there is no more to watch (`Ok`). The error is where history begins, if that was the reason.
-    async fn follow(&mut self, watch: u64, ask: &WatchAsk, next: &mut i64) -> Result<(), i64> {
-        let create = pb::WatchCreateRequest {
-            key: ask.key.clone().into(),
-            range_end: ask.end.clone().into(),
-            start_revision: ask.start,
-            prev_kv: ask.prev,
-            progress_notify: true,
-            ..pb::WatchCreateRequest::default()
-        };
-        let create = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
-        let requests = futures::StreamExt::chain(futures::stream::iter([create]), futures::stream::pending());
-        let opened = tokio::time::timeout(ask::LIMIT, WatchClient::new(self.channel()).watch(requests)).await;
-        let Ok(Ok(stream)) = opened else { return Err(0) };
-        let mut stream = stream.into_inner();
-        // Watchers move, so that every member is asked to catch somebody up.
-        let until = tokio::time::Instant::now() + Duration::from_millis(self.random.between(2_000, 20_000));
-        loop {
-            let response = tokio::select! {
-                biased;
-                response = stream.message() => response,
-                () = tokio::time::sleep(Duration::from_millis(250)) => {
-                    if self.load.stop_watching.load(Ordering::Relaxed) {
-                        return Ok(());
-                    }
-                    if tokio::time::Instant::now() > until && !self.stopped() {
-                        return Err(0);
-                    }
-                    continue;
+    /// A key of a lease goes over to another one, which is then forgotten; or is freed of it.
+    async fn move_a_key(&mut self, from: i64) {
+        let key = format!("{PREFIX}lease-{}-0", self.number);
+        let id = from + 500_000;
+        match self.random.below(3) {
+            0 => self.put_leased(key, 0).await,
+            _ => {
+                if let Answer::Lease { .. } = self.ask(Ask::Lease(LeaseAsk::Grant { id, ttl: 4 })).await {
+                    self.put_leased(key, id).await;
                 }
-            };
-            let Ok(Some(response)) = response else { return Err(0) };
-            let revision = ask::revision(response.header.as_ref());
-            if response.canceled {
-                self.note(watch, Frame::Cancelled { compact: response.compact_revision, why: response.cancel_reason });
-                return Err(response.compact_revision);
-            }
-            if response.created {
-                self.note(watch, Frame::Created { revision });
-            } else if response.events.is_empty() {
-                *next = (*next).max(revision + 1);
-                self.note(watch, Frame::Progress { revision });
-            } else {
-                let events: Vec<SeenEvent> = response.events.iter().map(event).collect();
-                *next = (*next).max(events.last().map_or(0, |event| event.kv.modified + 1));
-                self.note(watch, Frame::Events { revision, events, fragment: response.fragment });
             }
         }
     }
-}
-
-fn event(event: &kontiki_proto::etcd::mvccpb::Event) -> SeenEvent {
-    use kontiki_proto::etcd::mvccpb::event::EventType;
-    let delete = event.r#type() == EventType::Delete;
-    SeenEvent { delete, kv: event.kv.as_ref().map(seen).unwrap_or_default(), prev: event.prev_kv.as_ref().map(seen) }
 }
 
 /// The faces of a value: who wrote it, without what fills it up.

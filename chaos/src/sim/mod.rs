@@ -9,8 +9,10 @@
 //! | [`peers`], [`http`] | what members and clients see of the network |
 //! | [`world`] | members on machines |
 //! | [`oracle`] | the invariants of consensus, from inside, at every step |
-//! | [`load`], [`ask`] | clients that record: their ways, and one operation of them |
+//! | [`load`], [`choice`], [`watcher`], [`ask`] | clients that record: their ways, what they ask, what they watch, and one operation of them |
+//! | [`kube`] | the control plane on it: API servers, controllers, scheduler, nodes, and their clients |
 //! | [`schedule`] | what goes wrong when, as data; from a seed |
+//! | [`plan`] | the schedule of a plan file: the same that runs on real processes |
 //! | [`nemesis`] | carries it out |
 //! | [`run`] | one run from beginning to verdict |
 //! | [`shrink`] | the smallest schedule that still fails |
@@ -19,14 +21,17 @@
 //! The same schedule gives the same run, event by event: on one thread with a clock that jumps, with every random choice from the seed.
 
 pub mod ask;
+pub mod choice;
 pub mod cli;
 pub mod http;
+pub mod kube;
 pub mod load;
 pub mod nemesis;
 pub mod net;
 pub mod oracle;
 pub mod peers;
 pub mod pipe;
+pub mod plan;
 pub mod rng;
 pub mod rt;
 pub mod run;
@@ -35,4 +40,5 @@ pub mod shrink;
 #[cfg(test)]
 mod tests;
 pub mod trace;
+pub mod watcher;
 pub mod world;

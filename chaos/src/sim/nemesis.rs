@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::kube;
 use super::load::{self, FIRST_CLIENT};
 use super::rng::Stream;
 use super::schedule::{Entry, Fault, Schedule, Shape, Torn, Trigger, Who};
@@ -150,10 +151,12 @@ impl<'a> Nemesis<'a> {
             Fault::Power { who, .. } | Fault::LyingDisk { who, .. } | Fault::SlowDisk { who, .. } | Fault::SlowMember { who, .. } => {
                 one(*who)
             }
+            Fault::LossyMember { who, .. } | Fault::DelayedMember { who, .. } => one(*who),
             Fault::Partition(shape) | Fault::Flapping { shape, .. } => cut(shape),
             // Short, or hard on everybody but not on anybody's state.
             Fault::PowerAll { .. } | Fault::Slow { .. } | Fault::Lossy { .. } | Fault::Reset(_) | Fault::Flush(_) => BTreeSet::new(),
             Fault::WallJump { .. } | Fault::Drift { .. } | Fault::Transfer(_) | Fault::Compact => BTreeSet::new(),
+            Fault::AgentKill(_) | Fault::NodeFreeze(_) | Fault::NodeLoss(_) | Fault::NodeCut(_) => BTreeSet::new(),
         }
     }
 
@@ -205,7 +208,7 @@ impl<'a> Nemesis<'a> {
             at: self.world.trace.now(),
             kind: kind.into(),
             members,
-            nodes: Vec::new(),
+            nodes: self.nodes_of(&entry.fault),
             detail: format!("{:?}", entry.fault),
             outcome: FaultOutcome::Installed { proof: "simulated".into() },
         }));
@@ -233,6 +236,11 @@ impl<'a> Nemesis<'a> {
             }
             Fault::Slow { most_us } => self.all_links(|net, a, b| net.set_delay(a, b, micros(most_us))),
             Fault::SlowMember { most_us, .. } => self.links_of(n, |net, a, b| net.set_delay(a, b, micros(most_us))),
+            Fault::LossyMember { loss, duplicate, .. } => self.links_of(n, |net, a, b| net.set_loss(a, b, loss, duplicate)),
+            Fault::DelayedMember { least_us, most_us, .. } => {
+                let bounds = Some((Duration::from_micros(least_us.into()), Duration::from_micros(most_us.into())));
+                self.links_of(n, |net, a, b| net.set_delay(a, b, bounds));
+            }
             Fault::Lossy { loss, duplicate } => self.all_links(|net, a, b| net.set_loss(a, b, loss, duplicate)),
             Fault::Reset(who) => self.world.net.reset(self.world.hosts[self.world.find(who)].node),
             Fault::SlowDisk { by_us, .. } => self.world.disk(n).set_latency(Duration::from_micros(by_us.into())),
@@ -247,6 +255,12 @@ impl<'a> Nemesis<'a> {
                 return self.world.rot(n);
             }
             Fault::Compact => return self.compact(),
+            Fault::AgentKill(n) | Fault::NodeFreeze(n) | Fault::NodeLoss(n) | Fault::NodeCut(n) => {
+                if self.world.knobs.nodes == 0 {
+                    return false;
+                }
+                self.strike_node(fault, usize::from(n % self.world.knobs.nodes), cuts).await;
+            }
             Fault::LyingDisk { .. } => self.world.disk(n).set_lying(true),
         }
         true
@@ -323,12 +337,15 @@ impl<'a> Nemesis<'a> {
                 members.iter().for_each(|n| self.world.start(*n));
             }
             Fault::Pause(_) => self.each_process(&members, super::rt::Proc::resume),
-            Fault::Partition(_) | Fault::Flapping { .. } => {
+            Fault::Partition(_) | Fault::Flapping { .. } | Fault::NodeCut(_) => {
                 self.set_cuts(&over.cuts, false);
                 self.restore_cuts();
             }
-            Fault::Slow { .. } | Fault::SlowMember { .. } => self.all_links(|net, a, b| net.set_delay(a, b, None)),
-            Fault::Lossy { .. } => self.all_links(|net, a, b| net.set_loss(a, b, 0, 0)),
+            Fault::AgentKill(n) | Fault::NodeFreeze(n) | Fault::NodeLoss(n) => self.mend_node(usize::from(n)).await,
+            Fault::Slow { .. } | Fault::SlowMember { .. } | Fault::DelayedMember { .. } => {
+                self.all_links(|net, a, b| net.set_delay(a, b, None))
+            }
+            Fault::Lossy { .. } | Fault::LossyMember { .. } => self.all_links(|net, a, b| net.set_loss(a, b, 0, 0)),
             Fault::SlowDisk { .. } => members.iter().for_each(|n| self.world.disk(*n).set_latency(Duration::ZERO)),
             Fault::SyncError(_) | Fault::DiskFull(_) => {
                 for n in &members {
@@ -385,6 +402,9 @@ impl<'a> Nemesis<'a> {
             process.resume();
             process.set_drift(0);
         });
+        for n in 0..usize::from(self.world.knobs.nodes) {
+            self.mend_node(n).await;
+        }
         // What was on its way up or down gets there first.
         let deadline = Instant::now() + STOP_WITHIN;
         while Instant::now() < deadline && all.iter().any(|n| matches!(self.world.slot(*n), Slot::Starting)) {
@@ -397,7 +417,58 @@ impl<'a> Nemesis<'a> {
 
     fn everybody(&self) -> Vec<Node> {
         let clients = (0..load::nodes(self.world.knobs)).map(|c| FIRST_CLIENT + c);
-        self.world.hosts.iter().map(|host| host.node).chain(clients).collect()
+        let nodes = Node::from(self.world.knobs.nodes);
+        let agents = (0..nodes).map(|n| kube::node::FIRST_AGENT + n);
+        let operators = (0..if nodes > 0 { kube::load::CLIENTS } else { 0 }).map(|n| kube::load::FIRST_CLIENT + n);
+        self.world.hosts.iter().map(|host| host.node).chain(clients).chain(agents).chain(operators).collect()
+    }
+
+    /// The names of the nodes that a fault is about.
+    fn nodes_of(&self, fault: &Fault) -> Vec<String> {
+        match fault {
+            Fault::AgentKill(n) | Fault::NodeFreeze(n) | Fault::NodeLoss(n) | Fault::NodeCut(n) => {
+                kube::node::names(self.world.knobs.nodes)
+                    .into_iter()
+                    .nth(usize::from(n % self.world.knobs.nodes.max(1)))
+                    .into_iter()
+                    .collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    async fn strike_node(&mut self, fault: &Fault, n: usize, cuts: &mut Vec<(Node, Node)>) {
+        let machines = std::sync::Arc::clone(&self.world.machines);
+        let mut machines = machines.lock().await;
+        let machine = &mut machines[n];
+        let left = match fault {
+            Fault::AgentKill(_) => machine.kill_agent(&self.world.net).await,
+            Fault::NodeLoss(_) => machine.lose(&self.world.net, &self.recorder).await,
+            Fault::NodeFreeze(_) => {
+                machine.freeze(true);
+                Ok(())
+            }
+            _ => {
+                let agent = machine.node();
+                *cuts = self.world.hosts.iter().flat_map(|host| [(agent, host.node), (host.node, agent)]).collect();
+                self.set_cuts(cuts, true);
+                Ok(())
+            }
+        };
+        if let Err(left) = left {
+            self.world.oracle.fail("sim", format!("{left} tasks of node {} outlive it", machine.name()));
+        }
+    }
+
+    /// Lets a machine of a node go on, with an agent.
+    async fn mend_node(&mut self, n: usize) {
+        let machines = std::sync::Arc::clone(&self.world.machines);
+        let mut machines = machines.lock().await;
+        let count = machines.len().max(1);
+        if let Some(machine) = machines.get_mut(n % count) {
+            machine.freeze(false);
+            machine.start_agent(&self.world.net, self.world.knobs.members);
+        }
     }
 
     fn all_links(&self, act: impl Fn(&super::net::Net, Node, Node)) {

@@ -37,8 +37,10 @@ pub struct Site {
     pub process: Arc<Proc>,
     /// What answers its peers, once it has started.
     pub peers: Option<Arc<dyn PeerHandler>>,
-    /// What answers its clients, once it has started.
+    /// What answers the store's clients, once it has started.
     pub router: Option<axum::Router>,
+    /// What answers the API's clients, if it has an API server.
+    pub api: Option<axum::Router>,
 }
 
 struct Inner {
@@ -119,7 +121,7 @@ impl Net {
 
     /// A process is on the network; it answers nothing yet.
     pub fn join(&self, process: &Arc<Proc>) {
-        let site = Site { process: Arc::clone(process), peers: None, router: None };
+        let site = Site { process: Arc::clone(process), peers: None, router: None, api: None };
         let mut inner = self.lock();
         inner.dark.remove(&process.node());
         inner.sites.insert(process.node(), site);
@@ -131,6 +133,14 @@ impl Net {
         if let Some(site) = inner.sites.get_mut(&process.node()).filter(|site| Arc::ptr_eq(&site.process, process)) {
             site.peers = peers;
             site.router = router;
+        }
+    }
+
+    /// From now on the API server of a process answers.
+    pub fn open_api(&self, process: &Arc<Proc>, router: axum::Router) {
+        let mut inner = self.lock();
+        if let Some(site) = inner.sites.get_mut(&process.node()).filter(|site| Arc::ptr_eq(&site.process, process)) {
+            site.api = Some(router);
         }
     }
 

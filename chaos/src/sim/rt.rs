@@ -19,6 +19,11 @@ use super::trace::{Event, Node, Trace};
 /// Wall-clock time when a world begins: 2026-01-01.
 const EPOCH_MS: i64 = 1_767_225_600_000;
 
+/// The world's time of a moment on its wall clock, both in nanoseconds.
+pub fn moment(wall_ns: i64) -> u64 {
+    u64::try_from(wall_ns - EPOCH_MS * 1_000_000).unwrap_or(0)
+}
+
 /// Finished tasks are forgotten whenever so many have been started.
 const SWEEP_EVERY: usize = 256;
 

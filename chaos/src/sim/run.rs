@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::ask;
 use super::http::Channel;
+use super::kube;
 use super::load::{self, Load};
 use super::nemesis::{Nemesis, Tally};
 use super::oracle::Seen;
@@ -18,7 +19,7 @@ use super::rt;
 use super::schedule::{Schedule, Torn};
 use super::trace::{Event, Trace, WORLD};
 use super::world::World;
-use crate::check::{self, Violation};
+use crate::check::{self, Verdict, Violation};
 use crate::history::{Answer, Final, Header, History, RangeAsk, Record, Recorder};
 
 /// After the last fault the cluster must serve within this time, and all members must have the same.
@@ -52,6 +53,8 @@ pub struct Outcome {
     pub messages: (u64, u64),
     /// Everything that must not have happened, and did.
     pub violations: Vec<Violation>,
+    /// What came of every check that judges histories: whether it saw what it is about.
+    pub checks: BTreeMap<&'static str, bool>,
     /// The last lines of the trace.
     pub lines: Vec<String>,
 }
@@ -134,11 +137,16 @@ async fn play(schedule: &Schedule, print: bool, scratch: PathBuf) -> Outcome {
     let recorder = Recorder::memory(header);
     let load = Load::new(recorder.clone());
     let clients = load::start(schedule.seed, schedule.knobs, &world.net, &load);
+    let control = Control::start(&world, &recorder).await;
     let faults = Nemesis::new(&mut world, schedule, cues, recorder.clone()).run().await;
     watch(&world, AFTERWARDS).await;
     load.stop.store(true, Ordering::Relaxed);
     // A client that panicked is a finding of its own.
     futures::future::join_all(clients.writers).await;
+    let control = match control {
+        Some(control) => Some(control.settle(&world).await),
+        None => None,
+    };
     converge(&world, "after the faults").await;
     // Leases that nobody keeps alive end, and watchers hear of it.
     watch(&world, LAST_LEASES).await;
@@ -146,18 +154,84 @@ async fn play(schedule: &Schedule, print: bool, scratch: PathBuf) -> Outcome {
     futures::future::join_all(clients.watchers).await;
     recorder.record(Record::End { at: trace.now() });
     let live: Vec<usize> = (0..world.hosts.len()).filter(|n| !world.hosts[*n].lost).collect();
-    world.kill(&live, Some(Torn::Nothing)).await;
-    live.iter().for_each(|n| world.start(*n));
-    converge(&world, "after all lost power").await;
+    let changes_of_pods = match control {
+        Some(control) => control.end(&world).await,
+        None => {
+            // With a control plane there would be no end to what it does about that.
+            world.kill(&live, Some(Torn::Nothing)).await;
+            live.iter().for_each(|n| world.start(*n));
+            converge(&world, "after all lost power").await;
+            (0, 0)
+        }
+    };
     for n in &live {
         last_words(&world, *n, &recorder).await;
     }
     let mut changes = world.oracle.changes();
     changes.sort_by_key(|change| change.revision);
     changes.into_iter().for_each(|change| recorder.record(Record::Change(change)));
-    let outcome = judge(&world, &recorder, faults);
+    let mut outcome = judge(&world, &recorder, faults);
+    if schedule.knobs.nodes > 0 {
+        outcome.ops.insert("answered by the API", usize::try_from(changes_of_pods.0).unwrap_or(usize::MAX));
+        outcome.ops.insert("not answered by the API", usize::try_from(changes_of_pods.1).unwrap_or(usize::MAX));
+    }
     world.kill(&live, None).await;
     outcome
+}
+
+/// The control plane of a world that has one: its clients, and who looks at its nodes.
+struct Control {
+    load: Arc<kube::load::Load>,
+    running: kube::load::Running,
+    looking: tokio::task::JoinHandle<()>,
+}
+
+/// After the last change everything that controllers have to do is done within this time.
+const SETTLE: Duration = Duration::from_secs(16);
+
+impl Control {
+    async fn start(world: &World, recorder: &Recorder) -> Option<Self> {
+        if world.knobs.nodes == 0 {
+            return None;
+        }
+        for machine in world.machines.lock().await.iter_mut() {
+            machine.start_agent(&world.net, world.knobs.members);
+        }
+        let load = kube::load::Load::new(recorder.clone());
+        let running = kube::load::start(world.seed, world.knobs.members, &world.net, &load);
+        let (machines, trace, recorder) = (Arc::clone(&world.machines), Arc::clone(&world.trace), recorder.clone());
+        // The world's own task: it belongs to no process.
+        let looking = tokio::spawn(async move {
+            loop {
+                for machine in machines.lock().await.iter_mut() {
+                    machine.look(&trace, &recorder).await;
+                }
+                tokio::time::sleep(kube::node::LOOK_EVERY).await;
+            }
+        });
+        Some(Self { load, running, looking })
+    }
+
+    /// Nobody changes anything any more; controllers finish what they have to do.
+    async fn settle(mut self, world: &World) -> Self {
+        self.load.stop.store(true, Ordering::Relaxed);
+        futures::future::join_all(std::mem::take(&mut self.running.operators)).await;
+        watch(world, SETTLE).await;
+        self
+    }
+
+    /// Stops the nodes, so that nothing changes while members are compared. Requests that were answered, and that were not.
+    async fn end(self, world: &World) -> (u64, u64) {
+        self.load.stop_watching.store(true, Ordering::Relaxed);
+        futures::future::join_all(self.running.informers).await;
+        self.looking.abort();
+        for machine in world.machines.lock().await.iter_mut() {
+            if let Err(left) = machine.kill_agent(&world.net).await {
+                world.oracle.fail("sim", format!("{left} tasks of node {} outlive it", machine.name()));
+            }
+        }
+        self.load.counts()
+    }
 }
 
 /// What a member has at the end: everything, read from itself.
@@ -175,7 +249,7 @@ async fn last_words(world: &World, n: usize, recorder: &Recorder) {
         Ok(Ok(response)) => {
             let response = response.into_inner();
             let revision = ask::revision(response.header.as_ref());
-            let kvs = response.kvs.iter().map(ask::seen).collect();
+            let kvs = response.kvs.iter().map(ask::seen).filter(|kv| !kv.key.starts_with(crate::history::REGISTRY)).collect();
             recorder.record(Record::Final(Final { member: n, revision, kvs }));
         }
         Ok(Err(status)) => world.oracle.fail("converge", format!("m{n} does not say what it has: {status}")),
@@ -261,7 +335,11 @@ fn judge(world: &World, recorder: &Recorder, faults: Tally) -> Outcome {
         *counts.entry(name).or_default() += 1;
     }
     *counts.entry("watch frames").or_default() += history.watches.len();
-    violations.extend(check::judge(&history).iter().flat_map(|outcome| outcome.violations().to_vec()));
+    let mut checks = BTreeMap::new();
+    for outcome in check::judge(&history).into_iter().filter(|outcome| !outcome.counts.is_empty()) {
+        checks.insert(outcome.check, !matches!(outcome.verdict, Verdict::Vacuous(_)));
+        violations.extend(outcome.violations().iter().cloned());
+    }
     let (hash, events) = world.trace.sum();
     Outcome {
         hash,
@@ -272,6 +350,7 @@ fn judge(world: &World, recorder: &Recorder, faults: Tally) -> Outcome {
         seen: world.oracle.seen(),
         messages: world.net.counts(),
         violations,
+        checks,
         lines: world.trace.lines(),
     }
 }

@@ -102,6 +102,24 @@ pub enum Fault {
         /// Twice, in a million.
         duplicate: u32,
     },
+    /// Packets from and to one member are lost, and calls come twice.
+    LossyMember {
+        /// Which.
+        who: Who,
+        /// Lost, in a million.
+        loss: u32,
+        /// Twice, in a million.
+        duplicate: u32,
+    },
+    /// Messages from and to one member take so long.
+    DelayedMember {
+        /// Which.
+        who: Who,
+        /// At least.
+        least_us: u32,
+        /// At most.
+        most_us: u32,
+    },
     /// All connections of a member break.
     Reset(Who),
     /// A disk is slow.
@@ -137,6 +155,14 @@ pub enum Fault {
     BitRot(Who),
     /// History is compacted.
     Compact,
+    /// The agent of the n-th node is killed, and started again when the fault ends; its pods run on.
+    AgentKill(u8),
+    /// The machine of the n-th node stands still, with its pods.
+    NodeFreeze(u8),
+    /// The machine of the n-th node loses power; it comes back empty when the fault ends.
+    NodeLoss(u8),
+    /// Nobody and the n-th node reach each other.
+    NodeCut(u8),
     /// A disk says that it has synced, and has not; when the fault ends its machine loses power. No store survives that: it is here to see
     /// that it is noticed, and never comes from a seed.
     LyingDisk {
@@ -161,6 +187,8 @@ impl Fault {
             Self::Slow { .. } => "slow",
             Self::SlowMember { .. } => "slow-member",
             Self::Lossy { .. } => "lossy",
+            Self::LossyMember { .. } => "lossy-member",
+            Self::DelayedMember { .. } => "delayed-member",
             Self::Reset(_) => "reset",
             Self::SlowDisk { .. } => "slow-disk",
             Self::SyncError(_) => "disk-sync-error",
@@ -171,6 +199,10 @@ impl Fault {
             Self::Transfer(_) => "transfer",
             Self::BitRot(_) => "disk-bit-rot",
             Self::Compact => "compact",
+            Self::AgentKill(_) => "agent-kill",
+            Self::NodeFreeze(_) => "node-freeze",
+            Self::NodeLoss(_) => "node-loss",
+            Self::NodeCut(_) => "node-cut",
             Self::LyingDisk { .. } => "power-lying-disk",
         }
     }
@@ -228,6 +260,14 @@ pub struct Knobs {
     pub shuffle: u32,
     /// Values are up to so long.
     pub value_bytes: u16,
+    /// Nodes of the control plane; 0: the world is the store alone.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub nodes: u8,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_none(nodes: &u8) -> bool {
+    *nodes == 0
 }
 
 /// A whole run.
@@ -277,6 +317,34 @@ impl Schedule {
     }
 }
 
+impl Schedule {
+    /// The schedule of a seed for a world with a control plane and so many nodes: the members' faults are fewer, since each now costs more
+    /// than the store, and machines of nodes have faults of their own.
+    pub fn with_nodes(seed: u64, time: Duration, nodes: u8) -> Self {
+        let mut schedule = Self::from_seed(seed, time);
+        let mut random = Stream::new(seed, "nodes", 0);
+        schedule.knobs = Knobs { nodes, clients: 1, think_ms: 150, members: schedule.knobs.members.max(3), ..schedule.knobs };
+        schedule.beyond_model = false;
+        let kept = *random.pick(&[100_000, 300_000, 600_000]);
+        schedule.faults.retain(|_| random.chance(kept));
+        let mut at_ms = random.between(3_000, 6_000);
+        while at_ms < schedule.run_ms && nodes > 0 {
+            let node = u8::try_from(random.below(nodes.into())).unwrap_or(0);
+            let fault = match random.below(5) {
+                0 | 1 => Fault::AgentKill(node),
+                2 => Fault::NodeFreeze(node),
+                3 => Fault::NodeLoss(node),
+                _ => Fault::NodeCut(node),
+            };
+            let for_ms = *random.pick(&[300, 2_000, 9_000, 14_000]);
+            schedule.faults.push(Entry { at_ms, on: Trigger::Now, fault, for_ms: random.between(for_ms / 2, for_ms) });
+            at_ms += random.between(1_000, 9_000);
+        }
+        schedule.faults.sort_by_key(|entry| entry.at_ms);
+        schedule
+    }
+}
+
 fn knobs(random: &mut Stream) -> Knobs {
     let segment_bytes = *random.pick(&[32 << 10, 64 << 10, 256 << 10]);
     Knobs {
@@ -291,6 +359,7 @@ fn knobs(random: &mut Stream) -> Knobs {
         flush_every_ms: *random.pick(&[2_000, 5_000, 300_000]),
         shuffle: *random.pick(&[0, 0, 20_000, 300_000]),
         value_bytes: *random.pick(&[10, 200, 2_000]),
+        nodes: 0,
     }
 }
 

@@ -66,3 +66,37 @@ fn a_store_that_does_not_keep_what_it_acknowledges_is_caught() {
     let outcome = run(&schedule, false).unwrap();
     assert!(!outcome.violations.is_empty(), "acknowledged writes are gone, and nobody says so");
 }
+
+#[derive(Debug, clap::Parser)]
+enum Line {
+    Sim(super::cli::SimArgs),
+    Replay(super::cli::ReplayArgs),
+}
+
+/// The commands without the rest of the program, which takes longer to build: `KONTIKI_CHAOS="sim --seeds 5" cargo test -p kontiki-chaos
+/// -- --ignored --nocapture a_command_line`.
+#[test]
+#[ignore = "takes as long as the command"]
+fn a_command_line() {
+    use clap::Parser as _;
+    let line = std::env::var("KONTIKI_CHAOS").unwrap_or_default();
+    let held = match Line::parse_from(std::iter::once("chaos").chain(line.split_whitespace())) {
+        Line::Sim(args) => super::cli::sim(&args),
+        Line::Replay(args) => super::cli::replay(&args),
+    };
+    assert!(held.unwrap(), "something was violated");
+}
+
+/// The whole control plane, twice: API servers, controllers, scheduler, agents and their clients do the same.
+#[test]
+fn the_control_plane_is_the_same_twice_and_works() {
+    let schedule = Schedule::with_nodes(3, Duration::from_secs(4), 3);
+    let (one, two) = (run(&schedule, false).unwrap(), run(&schedule, false).unwrap());
+    assert_eq!((one.hash, one.events), (two.hash, two.events));
+    assert_eq!(one.violations, [], "kontiki chaos replay 3 --time 4s --nodes 3");
+    assert!(one.ops["answered by the API"] > 0, "{:?}", one.ops);
+    // Pods were bound, ran, were told of, and converged.
+    for check in ["K1", "K2", "K4", "K9", "K11"] {
+        assert!(one.checks[check], "{check} saw nothing: {:?}", one.checks);
+    }
+}

@@ -15,6 +15,8 @@ use kontiki_store::log::sim::SimDisk;
 use kontiki_store::raft::{Storage, Timings, member_id};
 use tokio::sync::mpsc;
 
+use super::kube::node::{self, Machine};
+use super::kube::server::ControlPlane;
 use super::net::Net;
 use super::oracle::Oracle;
 use super::peers::{SimPeers, VoteSink};
@@ -75,6 +77,8 @@ pub struct World {
     pub net: Arc<Net>,
     /// The machines of members.
     pub hosts: Vec<Host>,
+    /// The machines of nodes: they are looked at by a task of the world's own.
+    pub machines: Arc<tokio::sync::Mutex<Vec<Machine>>>,
     /// Watches the invariants of consensus.
     pub oracle: Arc<Oracle>,
     votes: VoteSink,
@@ -108,7 +112,10 @@ impl World {
                 let _ = cues.try_send(Cue::VoteGranted(voter));
             }
         });
-        let mut world = Self { seed, knobs, trace, net, hosts: Vec::new(), oracle, votes, disks: Stream::new(seed, "disk", 0), scratch };
+        let machines = (0..Node::from(knobs.nodes)).map(|n| Machine::new(seed, n, knobs.shuffle, &trace)).collect();
+        let machines = Arc::new(tokio::sync::Mutex::new(machines));
+        let disks = Stream::new(seed, "disk", 0);
+        let mut world = Self { seed, knobs, trace, net, hosts: Vec::new(), machines, oracle, votes, disks, scratch };
         for n in 0..Node::from(knobs.members) {
             let id = member_id(&[url(n)], TOKEN);
             let host = Host {
@@ -182,11 +189,18 @@ impl World {
         let (config, ground) = (self.config(n, &process), self.ground(n));
         let slot = Arc::new(Mutex::new(Slot::Starting));
         let (net, trace, into, own) = (Arc::clone(&self.net), Arc::clone(&self.trace), Arc::clone(&slot), Arc::clone(&process));
+        let knobs = self.knobs;
         process.run(async move {
             match Member::start(config, ground).await {
                 Ok(member) => {
                     let member = Arc::new(member);
                     net.listen(&own, Some(member.peer_handler()), Some(member.router()));
+                    if knobs.nodes > 0 {
+                        match ControlPlane::start(&member, &own, &net, knobs.members, &node::names(knobs.nodes)) {
+                            Ok(plane) => net.open_api(&own, plane.router()),
+                            Err(why) => trace.say(own.node(), Event::Process, 6, 0, format_args!("no control plane: {why:#}")),
+                        }
+                    }
                     trace.say(own.node(), Event::Process, 4, 0, format_args!("serves"));
                     *lock(&into) = Slot::Running(member);
                 }

@@ -11,6 +11,7 @@ const STEPS: &[(&str, &[&str])] = &[
     ("binary", &["build", "--locked", "--package", "kontiki", "--quiet"]),
     ("tests", TESTS),
     ("simulations", SIMULATIONS),
+    ("clusters", CLUSTERS),
 ];
 
 /// The schedules of bugs that were found once, then the first seeds, the same in every run: a change is judged by what it does, not by luck.
@@ -29,9 +30,31 @@ const SIMULATIONS: &[&str] = &[
     "--from",
     "1",
     "--seeds",
-    "8",
+    "24",
     "--time",
-    "20s",
+    "8s",
+    "--out",
+    "target",
+];
+
+/// The same for whole clusters: API servers, controllers, scheduler and nodes.
+const CLUSTERS: &[&str] = &[
+    "run",
+    "--locked",
+    "--quiet",
+    "--package",
+    "kontiki",
+    "--",
+    "chaos",
+    "sim",
+    "--nodes",
+    "4",
+    "--from",
+    "1",
+    "--seeds",
+    "6",
+    "--time",
+    "8s",
     "--out",
     "target",
 ];
