@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use kontiki_agents::ApiConfig;
 use kontiki_agents::node::runtime::PodRuntime;
 use kontiki_agents::node::runtime::cri::CriRuntime;
-use kontiki_agents::node::runtime::hollow::{HollowOptions, HollowRuntime};
+use kontiki_agents::node::runtime::hollow::{HollowOptions, HollowRuntime, LEDGER};
 use kontiki_agents::node::{NodeAgent, NodeConfig};
 use kontiki_base::env::Env;
 use kontiki_proto::env::SystemEnv;
@@ -18,9 +18,6 @@ use crate::store::{read, terminated};
 
 /// The range that all pods' addresses come from.
 const CLUSTER_CIDR: &str = "10.244.0.0/16";
-
-/// What a node of simulated pods remembers of them, in its data directory.
-const LEDGER: &str = "hollow.jsonl";
 
 fn hollow(data_dir: &Path, env: Arc<dyn Env>) -> Result<HollowRuntime> {
     std::fs::create_dir_all(data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;

@@ -16,7 +16,7 @@ use kontiki_base::Term;
 use kontiki_base::env::Env;
 use kontiki_control::world::Settings;
 use kontiki_proto::env::SystemEnv;
-use kontiki_store::raft::{RaftStatus, Role};
+use kontiki_store::raft::RaftStatus;
 use tokio::sync::watch;
 
 use crate::cli::{ServerArgs, TlsArgs};
@@ -87,13 +87,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
 /// Who may open a node session or relay heartbeats: the node itself, and servers.
 fn authorize(extensions: &tonic::Extensions, claimed: SessionCaller<'_>) -> Result<(), String> {
     let Some(Caller(user)) = extensions.get::<Caller>() else { return Err("nobody said who they are".into()) };
-    let server = user.groups.iter().any(|group| group == "system:masters");
-    match claimed {
-        SessionCaller::Node(name) if server || user.name == format!("system:node:{name}") => Ok(()),
-        SessionCaller::Server if server => Ok(()),
-        SessionCaller::Node(name) => Err(format!("{} is not node {name}", user.name)),
-        SessionCaller::Server => Err(format!("{} is not a server", user.name)),
-    }
+    claimed.may_be(&user.name, &user.groups)
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {
@@ -102,11 +96,10 @@ async fn until(mut stopped: watch::Receiver<bool>) {
 
 /// `Some(term)` while this member leads in `term`.
 fn leadership(mut status: watch::Receiver<RaftStatus>) -> watch::Receiver<Option<Term>> {
-    let led = |status: &RaftStatus| (status.role == Role::Leader).then_some(status.term);
-    let (sender, receiver) = watch::channel(led(&status.borrow()));
+    let (sender, receiver) = watch::channel(status.borrow().led());
     tokio::spawn(async move {
         while status.changed().await.is_ok() {
-            let now = led(&status.borrow_and_update());
+            let now = status.borrow_and_update().led();
             sender.send_if_modified(|known| std::mem::replace(known, now) != now);
         }
         let _ = sender.send(None);

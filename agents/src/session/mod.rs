@@ -56,6 +56,22 @@ pub enum Caller<'a> {
     Server,
 }
 
+impl Caller<'_> {
+    /// Whether a user, as the TLS layer knows it, may say that it is this one: a node may for itself, a server for anyone.
+    ///
+    /// # Errors
+    /// Why not, for the caller.
+    pub fn may_be(self, user: &str, groups: &[String]) -> Result<(), String> {
+        let server = groups.iter().any(|group| group == "system:masters");
+        match self {
+            Self::Node(name) if server || user.strip_prefix("system:node:") == Some(name) => Ok(()),
+            Self::Server if server => Ok(()),
+            Self::Node(name) => Err(format!("{user} is not node {name}")),
+            Self::Server => Err(format!("{user} is not a server")),
+        }
+    }
+}
+
 /// Decides whether the bearer of a request's extensions (where the TLS layer has put the client's identity) is who it says. The
 /// error is for the caller.
 pub type Authorize = Arc<dyn Fn(&tonic::Extensions, Caller<'_>) -> Result<(), String> + Send + Sync>;
@@ -309,4 +325,20 @@ impl Session {
 
 fn unavailable(error: &crate::error::ApiError) -> Status {
     Status::unavailable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Caller;
+
+    #[test]
+    fn a_node_speaks_for_itself_and_a_server_for_anyone() {
+        let (masters, nodes) = (["system:masters".to_owned()], ["system:nodes".to_owned()]);
+        assert_eq!(Caller::Node("n1").may_be("system:node:n1", &nodes), Ok(()));
+        assert_eq!(Caller::Node("n1").may_be("kontiki:server-1", &masters), Ok(()));
+        assert_eq!(Caller::Server.may_be("kontiki:server-1", &masters), Ok(()));
+        assert!(Caller::Node("n2").may_be("system:node:n1", &nodes).is_err(), "another node");
+        assert!(Caller::Node("n1").may_be("n1", &nodes).is_err(), "a user of the same name");
+        assert!(Caller::Server.may_be("system:node:n1", &nodes).is_err());
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use kontiki_agents::node::runtime::hollow::LEDGER;
 use kontiki_base::env::Env;
 use nix::sys::signal::Signal;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -374,7 +375,7 @@ impl World {
     /// A ledger cannot be read.
     pub(crate) fn facts(&self, now: Clocks) -> Result<Vec<NodeRecord>> {
         let ledgers = self.nodes.iter().map(|node| {
-            let path = self.scene.dir.join(&node.name).join("hollow.jsonl");
+            let path = self.scene.dir.join(&node.name).join(LEDGER);
             facts::read(&path, &node.name, now).with_context(|| format!("cannot read {}", path.display()))
         });
         Ok(ledgers.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())

@@ -113,6 +113,13 @@ pub struct RaftStatus {
     pub fatal: Option<String>,
 }
 
+impl RaftStatus {
+    /// The term in which this member leads, if it does.
+    pub fn led(&self) -> Option<Term> {
+        (self.role == Role::Leader).then_some(self.term)
+    }
+}
+
 /// What one write batch of `apply` did; goes to the watch hub in order, once.
 #[derive(Clone, Debug)]
 pub struct AppliedBatch {

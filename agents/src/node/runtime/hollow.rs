@@ -43,6 +43,10 @@ pub mod behaviour {
     pub const MEMORY_MIB: &str = "memory-mib";
 }
 
+/// The file in a node's data directory that its simulated pods are written to; see [`HollowRuntime::open`]. One small line for each change
+/// of a pod, appended where the change is made.
+pub const LEDGER: &str = "hollow.jsonl";
+
 /// How a hollow node behaves where a pod does not say otherwise.
 #[derive(Clone, Debug)]
 pub struct HollowOptions {
