@@ -15,6 +15,7 @@ const FILES: &[&str] = &[
     "etcd/rpc.proto",
     "node/session.proto",
     "peer/peer.proto",
+    "store/leadership.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

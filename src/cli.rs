@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Store(Box<StoreLine>),
     /// Show and change who belongs to a store's cluster
     Member(crate::member::MemberCommand),
+    /// Explain, with evidence: why the store's leader changed
+    Why(crate::why::WhyArgs),
     /// Break a cluster, and prove what held
     Chaos(kontiki_chaos::cli::ChaosArgs),
     /// Measure a store that speaks etcd v3, alone or against another

@@ -14,6 +14,7 @@ mod telemetry;
 mod testbed;
 mod up;
 mod verify;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -89,6 +90,7 @@ async fn run(command: Command, otlp_endpoint: Option<&str>) -> anyhow::Result<u8
             Some(cli::StoreCommand::Verify(args)) => return Ok(u8::from(!verify::run(&args)?)),
             None => store::run(&line.serve).await?,
         },
+        Command::Why(args) => why::run(&args).await?,
         Command::Member(args) => member::run(&args).await?,
         Command::Chaos(args) => return Ok(kontiki_chaos::cli::run(&args, &tools()).await),
         Command::Bench(args) => bench::run(args).await?,

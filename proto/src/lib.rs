@@ -32,6 +32,12 @@ pub mod peer {
     tonic::include_proto!("kontiki.peer.v1");
 }
 
+/// Generated: `kontiki.store.v1`, what members of a store say of themselves beyond etcd's services.
+#[allow(missing_docs, clippy::all, clippy::too_many_lines, unreachable_pub)]
+pub mod store {
+    tonic::include_proto!("kontiki.store.v1");
+}
+
 /// Every message and service as one descriptor set, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

@@ -46,8 +46,8 @@ pub(crate) enum SnapshotCommand {
     Restore(RestoreArgs),
     /// Move from a running etcd: take a snapshot of it, and restore that
     ///
-    /// Stop whatever writes to etcd first (API servers): writes after the snapshot stay behind. The keys, their numbers, leases and
-    /// history are taken over; see `restore` for what happens to revisions.
+    /// Stop whatever writes to etcd first (API servers): writes after the snapshot stay behind. The keys, their numbers, leases,
+    /// history, users and roles are taken over; see `restore` for what happens to revisions.
     ///
     ///   kontiki snapshot import --from-etcd https://10.0.0.1:2379 --cacert ca.pem --cert c.pem --key k.pem --data-dir /var/lib/kontiki
     #[command(verbatim_doc_comment)]

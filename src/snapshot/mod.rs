@@ -42,7 +42,7 @@ pub(crate) async fn run(args: SnapshotArgs) -> Result<()> {
 }
 
 /// How the store is reached, checked.
-fn remote(endpoints: &[String], args: &RemoteArgs) -> Result<Remote> {
+pub(crate) fn remote(endpoints: &[String], args: &RemoteArgs) -> Result<Remote> {
     let endpoints: Vec<String> =
         endpoints.iter().map(|url| if url.contains("://") { url.clone() } else { format!("http://{url}") }).collect();
     let https = endpoints.iter().any(|url| url.starts_with("https://"));
@@ -148,15 +148,17 @@ async fn restore_file(file: &Path, plan: Plan, member: &NewMemberArgs) -> Result
 }
 
 fn report(restored: &Restored, member: &NewMemberArgs, members: &[InitialMember]) {
-    let Restored { was, revision, compact, keys, changes, leases, left_out } = restored;
+    let Restored { was, revision, compact, keys, changes, leases, users, auth_enabled } = restored;
     println!("restored {keys} keys ({changes} changes, {leases} leases) into {}", member.data_dir.display());
     if revision == was {
         println!("the revision is {revision}, as in the file");
     } else {
         println!("the revision was {was} in the file and is {revision} now; history before {compact} is marked compacted");
     }
-    for what in left_out {
-        println!("NOT restored: {what}");
+    match (users, auth_enabled) {
+        (0, _) => {}
+        (users, true) => println!("{users} users came along with their passwords and roles; auth is enabled, as it was"),
+        (users, false) => println!("{users} users came along with their passwords and roles; auth is not enabled, as it was not"),
     }
     let list: Vec<String> = members.iter().flat_map(|m| m.peer_urls.iter().map(move |url| format!("{}={url}", m.name))).collect();
     if members.len() > 1 {

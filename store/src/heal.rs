@@ -1,7 +1,8 @@
 //! Replaces a voter that is gone for good by a learner that waits for it: off, unless it is asked for.
 //!
 //! The leader watches who answers. Once a voter has not answered for the time that was asked for, and a learner that runs has nearly all of
-//! the log, the learner gets a vote and the dead member is removed, in this order: at no moment can fewer members be lost than before.
+//! the log, the learner takes the dead member's vote, and that one is removed: in one change, which is carried out whole or not at all, and
+//! which a later leader completes. So a member is replaced once, and at no moment can fewer members be lost than before.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use kontiki_base::env::{Mono, Task};
 use kontiki_base::ids::MemberId;
+use kontiki_proto::store::Replaced;
 
 use crate::raft::{RaftStatus, Role};
 use crate::service::Service;
@@ -29,8 +31,12 @@ impl Silence {
         }
     }
 
+    fn of(&self, id: MemberId, now: Mono) -> Duration {
+        self.0.get(&id).map_or(Duration::ZERO, |since| now.since(*since))
+    }
+
     fn longer_than(&self, id: MemberId, patience: Duration, now: Mono) -> bool {
-        self.0.get(&id).is_some_and(|since| now.since(*since) >= patience)
+        self.0.contains_key(&id) && self.of(id, now) >= patience
     }
 }
 
@@ -46,8 +52,8 @@ fn plan(raft: &RaftStatus, silence: &Silence, patience: Duration, now: Mono) -> 
     let voters = raft.members.iter().filter(|m| !m.learner);
     let dead = voters.clone().find(|m| m.id != raft.id && silence.longer_than(m.id, patience, now))?.id;
     let alive = voters.clone().filter(|m| !silence.0.contains_key(&m.id)).count();
-    // The learner answers, too: with it, they must be most of one voter more.
-    let enough = alive + 1 > voters.count().div_ceil(2);
+    // They decide it, as they decide everything.
+    let enough = alive * 2 > voters.count();
     let learner = raft.members.iter().find(|m| m.learner && !m.name.is_empty() && !silence.0.contains_key(&m.id))?.id;
     enough.then_some(Replacement { learner, dead })
 }
@@ -74,26 +80,29 @@ pub(crate) fn run(service: Arc<Service>, patience: Duration) -> Task {
                 let now = service.env.now_mono();
                 silence.see(&raft, &answering, now);
                 if let Some(replacement) = plan(&raft, &silence, patience, now) {
-                    replace(&service, replacement).await;
+                    replace(&service, replacement, silence.of(replacement.dead, now), patience).await;
                 }
             }
         }),
     )
 }
 
-async fn replace(service: &Service, Replacement { learner, dead }: Replacement) {
+async fn replace(service: &Service, Replacement { learner, dead }: Replacement, silent: Duration, patience: Duration) {
     // Refused while it is still catching up: then it is tried again.
-    if let Err(error) = service.roster.promote(learner, true).await {
+    if let Err(error) = service.roster.replace(dead, learner).await {
         tracing::debug!(member = %learner, %error, "a voter is gone, and the learner cannot take its place yet");
         return;
     }
     service.metrics.promote_successes.inc();
-    match service.roster.remove_voter(dead).await {
-        Ok(()) => tracing::warn!(%dead, %learner, "a voter was gone for too long: the learner has taken its place"),
-        Err(error) => {
-            tracing::warn!(%dead, %learner, %error, "the learner has a vote; the voter that is gone could not be removed, and stays")
-        }
-    }
+    let (silent_ms, patience_ms) = (silent.as_millis(), patience.as_millis());
+    tracing::warn!(%dead, %learner, silent_ms, patience_ms, "a voter was gone for too long: the learner has taken its place");
+    let millis = |ms: u128| u64::try_from(ms).unwrap_or(u64::MAX);
+    service.roster.replaced(Replaced {
+        dead: dead.get(),
+        learner: learner.get(),
+        silent_ms: millis(silent_ms),
+        patience_ms: millis(patience_ms),
+    });
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@
 //! | [`snapshot`] | snapshots as files, in etcd's format |
 //! | [`verify`] | a data directory that nobody runs on, looked at |
 //! | [`metrics`], [`meter`], `process` | what is counted; what measures disks and networks; what the system counts |
+//! | [`why`] | why the leader changed: what members saw of elections, joined |
 //! | [`error`] | what can go wrong with a member as a whole |
 
 pub mod auth;
@@ -57,3 +58,4 @@ mod testing;
 mod tls;
 pub mod verify;
 pub mod watch;
+pub mod why;

@@ -10,6 +10,7 @@ use kontiki_base::ids::{MemberId, Revision};
 use kontiki_base::kv::{Kv, KvError};
 use kontiki_base::net::PeerNet;
 use kontiki_mvcc::{Alarm, View};
+use kontiki_proto::store::{MemberObservations, Replaced, Silent};
 
 use crate::auth::{Auth, Ground, Keeper, Provider};
 use crate::compactor;
@@ -26,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::net::{PeerServerHandle, TonicPeerNet};
 use crate::propose::Proposer;
 use crate::raft::node::{InitialMember, RaftConfig, RaftNode, Storage};
-use crate::raft::{AppliedBatch, ApplySink, Consensus, LeaderDesk, Member, RaftStatus, member_id};
+use crate::raft::{AppliedBatch, ApplySink, Consensus, LeaderDesk, Member, RaftStatus};
 use crate::read::{Reader, Views, Workers};
 use crate::room::{Board, Room};
 use crate::service::{Roster, Service};
@@ -148,7 +149,10 @@ impl Store {
             board: Arc::clone(&board),
             observer: None,
         });
-        let node = RaftNode::start(raft_config(&config, &ports, &certificates, &meter, sink)).await?;
+        let net = TonicPeerNet::new(certificates.calling.clone());
+        let name = net.name();
+        let node = RaftNode::start(raft_config(&config, &ports, Arc::new(net), &meter, sink)).await?;
+        name.get_or_init(|| node.id());
         match serve(&config, &node, (ports, certificates, meter), Made { hub, clock, metrics, board, keeper, provider }).await {
             Ok(handle) => Ok(handle),
             Err(error) => {
@@ -245,7 +249,7 @@ pub(crate) fn tip_of(views: &dyn Views) -> Result<Tip, StoreError> {
     Ok(Tip { revision: now.revision, compact: now.compact })
 }
 
-fn raft_config(config: &StoreConfig, ports: &Ports, certificates: &Certificates, meter: &Meter, sink: Arc<dyn ApplySink>) -> RaftConfig {
+fn raft_config(config: &StoreConfig, ports: &Ports, net: Arc<dyn PeerNet>, meter: &Meter, sink: Arc<dyn ApplySink>) -> RaftConfig {
     let client_urls = |name: &str| if name == config.name { advertised(config, ports) } else { Vec::new() };
     let mut initial_cluster: Vec<InitialMember> = config
         .initial_cluster
@@ -257,22 +261,17 @@ fn raft_config(config: &StoreConfig, ports: &Ports, certificates: &Certificates,
         let peer_urls = vec![format!("{scheme}://{}", config.listen_peer)];
         initial_cluster.push(InitialMember { name: config.name.clone(), peer_urls, client_urls: client_urls(&config.name) });
     }
-    let own = initial_cluster.iter().find(|member| member.name == config.name);
-    let net = TonicPeerNet::new(certificates.calling.clone());
-    let net: Arc<dyn PeerNet> = match own {
-        Some(own) => Arc::new(net.named(member_id(&own.peer_urls, &config.cluster_token))),
-        None => Arc::new(net),
-    };
     RaftConfig {
         name: config.name.clone(),
         initial_cluster,
         cluster_token: config.cluster_token.clone(),
         join: config.join,
-        storage: Storage::Dir {
+        storage: Some(Storage::Dir {
             path: config.data_dir.clone(),
             engine: crate::engine::rocks::RocksOptions::default(),
             log: crate::log::LogOptions::default(),
-        },
+        }),
+        id: None,
         net: meter.net(net),
         env: Arc::clone(&config.env),
         sink,
@@ -309,6 +308,18 @@ impl Roster for RaftNode {
 
     fn reachable(&self) -> BoxFuture<'static, Vec<MemberId>> {
         Self::reachable(self)
+    }
+
+    fn replace(&self, dead: MemberId, learner: MemberId) -> BoxFuture<'static, Result<(), KvError>> {
+        Self::replace(self, dead, learner)
+    }
+
+    fn replaced(&self, what: Replaced) {
+        Self::replaced(self, what);
+    }
+
+    fn observations(&self, everyone: bool) -> BoxFuture<'static, (Vec<MemberObservations>, Vec<Silent>)> {
+        Self::observations(self, everyone)
     }
 
     fn remove_learner(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>> {

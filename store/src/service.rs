@@ -9,6 +9,7 @@ use kontiki_base::env::Env;
 use kontiki_base::ids::{MemberId, Revision, Term};
 use kontiki_base::kv::{Consistency, DeleteReq, DeleteRes, KvError, Op, PutReq, PutRes, RangeReq, RangeRes, Txn, TxnRes};
 use kontiki_mvcc::{Alarm, Command, Reply, is_read_only, read_txn, validate};
+use kontiki_proto::store::{MemberObservations, Replaced, Silent};
 use tokio::sync::watch;
 
 use crate::auth::Auth;
@@ -26,11 +27,20 @@ pub trait Roster: Send + Sync + 'static {
     /// Gives a learner a vote; `ready`: only if it has nearly all of the log.
     fn promote(&self, id: MemberId, ready: bool) -> BoxFuture<'static, Result<(), KvError>>;
 
+    /// Gives the vote of a member that is gone to a learner, and removes that member, in one change; only if the learner has nearly all of the log.
+    fn replace(&self, dead: MemberId, learner: MemberId) -> BoxFuture<'static, Result<(), KvError>>;
+
+    /// Remembers, for who asks why, that a member was replaced.
+    fn replaced(&self, what: Replaced);
+
     /// Removes a member that has a vote.
     fn remove_voter(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>>;
 
     /// The members that answer right now, this one included.
     fn reachable(&self) -> BoxFuture<'static, Vec<MemberId>>;
+
+    /// What this member saw of elections; with `everyone`, the others, too. Second: whom it could not ask.
+    fn observations(&self, everyone: bool) -> BoxFuture<'static, (Vec<MemberObservations>, Vec<Silent>)>;
 
     /// Removes a member that has no vote.
     fn remove_learner(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>>;

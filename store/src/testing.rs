@@ -11,6 +11,7 @@ use kontiki_base::ids::{LogIndex, LogPos, MemberId, Revision, Term};
 use kontiki_base::kv::KvError;
 use kontiki_mvcc::{Batch, Command, MemView, Outcome, Reply, View, apply, current};
 use kontiki_proto::env::SystemEnv;
+use kontiki_proto::store::{MemberObservations, Replaced, Silent};
 use kontiki_proto::trace::TraceContext;
 use tokio::sync::watch;
 
@@ -207,6 +208,21 @@ impl Roster for Solo {
         let silent = self.silent.lock().unwrap().clone();
         let all: Vec<_> = self.status.borrow().members.iter().map(|m| m.id).filter(|id| !silent.contains(id)).collect();
         Box::pin(async move { all })
+    }
+
+    fn replace(&self, dead: MemberId, learner: MemberId) -> BoxFuture<'static, Result<(), KvError>> {
+        self.status.send_modify(|s| {
+            s.members.retain(|m| m.id != dead);
+            s.members.iter_mut().filter(|m| m.id == learner).for_each(|m| m.learner = false);
+        });
+        Box::pin(async { Ok(()) })
+    }
+
+    fn replaced(&self, _what: Replaced) {}
+
+    fn observations(&self, _everyone: bool) -> BoxFuture<'static, (Vec<MemberObservations>, Vec<Silent>)> {
+        let told = MemberObservations { member_id: 0xa11, name: "solo".into(), observations: Vec::new() };
+        Box::pin(async move { (vec![told], Vec::new()) })
     }
 
     fn remove_learner(&self, id: MemberId) -> BoxFuture<'static, Result<(), KvError>> {

@@ -265,7 +265,7 @@ pub const FAULTS: &[Row] = &[
         about: "a server is removed, its disk wiped, and it joins as a new member",
         sim: In::No("its members have fixed disks"),
         real: In::Yes,
-        how: "SIGKILL, MemberRemove, wipe, MemberAdd at another port (ids are made of URLs), start, MemberPromote",
+        how: "SIGKILL, MemberRemove, wipe, MemberAdd at the same address, start, MemberPromote",
         heals: "it is the healing",
         proof: "the member list has another id in its place, and the new member serves",
         needs: &[],

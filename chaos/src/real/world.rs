@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -41,8 +41,8 @@ pub(crate) struct Server {
     pub(crate) name: String,
     /// etcd v3.
     pub(crate) client: SocketAddr,
-    /// Raft; another one after the member was replaced.
-    pub(crate) peer: Mutex<SocketAddr>,
+    /// Raft.
+    pub(crate) peer: SocketAddr,
     /// Kubernetes.
     pub(crate) api: SocketAddr,
     /// Its process.
@@ -56,37 +56,17 @@ pub(crate) struct Server {
 impl Server {
     /// Its Raft URL now.
     pub(crate) fn peer_url(&self) -> String {
-        format!("https://{}", self.peer.lock().expect("no holder of this lock panics"))
+        format!("https://{}", self.peer)
     }
 
-    /// Gives it another Raft port, so that it is another member: ids are made of URLs. It has the flags of a member that joins.
-    ///
-    /// # Errors
-    /// There is no free port.
-    pub(crate) fn become_another(&self) -> Result<String> {
-        let mut peer = self.peer.lock().expect("no holder of this lock panics");
-        let old = *peer;
-        if old.ip().is_loopback() {
-            *peer = free_port()?.1;
-        } else {
-            peer.set_port(old.port() + 1);
-        }
-        let new = *peer;
-        let own = (format!("{}=https://{old}", self.name), format!("{}=https://{new}", self.name));
+    /// Gives it the flags of a member that joins: it learns from the others who it is. The address stays.
+    pub(crate) fn become_another(&self) -> String {
         self.proc.change(|spec| {
-            for word in &mut spec.command {
-                if word.starts_with("--listen-peer=") {
-                    *word = format!("--listen-peer={new}");
-                } else if let Some(members) = word.strip_prefix("--initial-cluster=") {
-                    let members: Vec<&str> = members.split(',').map(|m| if m == own.0 { own.1.as_str() } else { m }).collect();
-                    *word = format!("--initial-cluster={}", members.join(","));
-                }
-            }
             if !spec.command.iter().any(|w| w.starts_with("--initial-cluster-state")) {
                 spec.command.push("--initial-cluster-state=existing".into());
             }
         });
-        Ok(format!("https://{new}"))
+        self.peer_url()
     }
 }
 
@@ -299,7 +279,6 @@ impl World {
         let spec = Spec { name: name.to_owned(), command, variables, log: self.log(name) };
         let proc = Proc::start(spec, &self.scene.id, self.env.clone());
         let Ports { client, peer, api } = ports;
-        let peer = Mutex::new(peer);
         Ok(Server { short, name: name.to_owned(), client, peer, api, proc, disk, clock })
     }
 

@@ -44,6 +44,7 @@ limits! {
     RAFT_APPLY_CHUNK_BYTES: usize = 4 << 20 => "the rest of the entries is applied in the next write batch";
     APPLY_MEMO_KEYS: usize = 131_072 => "keys whose present life was not asked for lately are looked up in the engine again";
     RAFT_APPLY_QUEUE: usize = 4 => "consensus waits for the apply thread";
+    LEADERSHIP_OBSERVATIONS: usize = 1_024 => "a member forgets what it saw of the oldest elections";
     PEER_MESSAGE_BYTES: usize = 64 << 20 => "the message is refused and its stream ends";
     PEER_HANDSHAKES: usize = 64 => "a peer that connects waits until another has shaken hands";
     SNAPSHOT_CHUNK_BYTES: usize = 1 << 20 => "the file goes on in the next chunk";

@@ -120,6 +120,11 @@ pub trait PeerNet: Send + Sync + 'static {
 
 /// What a member does with messages that come in.
 pub trait PeerHandler: Send + Sync + 'static {
+    /// Whether this is that member. Another may have had its address before: what is meant for that one is refused.
+    fn is(&self, _to: MemberId) -> bool {
+        true
+    }
+
     /// Answers one message. An `Err` is text for the caller: [`NetError::Refused`].
     fn handle(&self, rpc: PeerRpc, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
 

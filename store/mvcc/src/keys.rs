@@ -7,6 +7,7 @@
 //! | `Meta` | user key | create, mod main, mod sub, version, lease |
 //! | `Lease` | `01`, id | granted seconds to live |
 //! | `Lease` | `02`, id, user key | nothing: the key is attached to the lease |
+//! | `Member` | `01`, id | nothing: a member of this id was removed |
 //! | `Sys` | name | see the constants |
 //!
 //! In the escaped form of a key a zero byte is `00 FF`. With the terminator `00 01` no encoded key is a prefix of another, and
@@ -16,7 +17,7 @@
 use std::ops::Bound;
 
 use bytes::{BufMut, Bytes};
-use kontiki_base::ids::{LeaseId, Revision};
+use kontiki_base::ids::{LeaseId, MemberId, Revision};
 use kontiki_base::key::{KeyRange, RangeEnd};
 
 use crate::view::{Space, ViewError};
@@ -40,7 +41,15 @@ pub const VERSION_HEAD: usize = 25;
 const KIND_PUT: u8 = 1;
 const KIND_TOMBSTONE: u8 = 2;
 const LEASE_TAG: u8 = 1;
+const REMOVED_TAG: u8 = 1;
 const ATTACH_TAG: u8 = 2;
+
+/// The key in `Member` of a member that was removed.
+pub fn removed_key(id: MemberId) -> [u8; 9] {
+    let mut out = [REMOVED_TAG; 9];
+    out[1..].copy_from_slice(&id.get().to_be_bytes());
+    out
+}
 
 /// The place of a change in history: revision, and order within it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -162,7 +162,7 @@ impl pb::cluster_server::Cluster for Api {
         Self::check_new(&self.service.raft(), &req.peer_ur_ls, req.is_learner).map_err(EtcdError::status)?;
         let urls = req.peer_ur_ls;
         let member = Member { id: MemberId::ZERO, name: String::new(), peer_urls: urls.clone(), client_urls: Vec::new(), learner: true };
-        self.service.consensus.add_learner(member).await.map_err(|e| kv_status(&e))?;
+        self.service.consensus.add_learner(member).await.map_err(|e| member_status(&e))?;
         self.members_when(|raft| raft.members.iter().any(|m| m.peer_urls == urls)).await;
         let raft = self.service.raft();
         let Some(added) = raft.members.iter().find(|m| m.peer_urls == urls).map(|m| m.id) else {

@@ -69,6 +69,7 @@ pub(super) const TABLE: &[(&str, Need)] = &[
     ("/etcdserverpb.Auth/RoleDelete", RootThen),
     ("/etcdserverpb.Auth/RoleGrantPermission", RootThen),
     ("/etcdserverpb.Auth/RoleRevokePermission", RootThen),
+    ("/kontiki.store.v1.Leadership/Observations", Known),
     ("/v3lockpb.Lock/Lock", Own),
     ("/v3lockpb.Lock/Unlock", Own),
     ("/v3electionpb.Election/Campaign", Own),
@@ -131,6 +132,7 @@ mod tests {
         ("etcdserverpb", include_str!("../../../proto/etcd/rpc.proto")),
         ("v3lockpb", include_str!("../../../proto/etcd/lock.proto")),
         ("v3electionpb", include_str!("../../../proto/etcd/election.proto")),
+        ("kontiki.store.v1", include_str!("../../../proto/store/leadership.proto")),
     ];
 
     /// Every call that the protocol files declare.

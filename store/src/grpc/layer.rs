@@ -34,6 +34,7 @@ pub(crate) const SERVICES: &[&str] = &[
     "etcdserverpb.Auth",
     "v3lockpb.Lock",
     "v3electionpb.Election",
+    "kontiki.store.v1.Leadership",
     "grpc.health.v1.Health",
 ];
 
@@ -86,7 +87,9 @@ fn allowed(service: &Service, rpc: &Rpc, needs_leader: bool) -> Result<(), tonic
 fn for_learners(rpc: &Rpc) -> bool {
     matches!(
         (rpc.grpc_service.as_str(), rpc.grpc_method.as_str()),
-        ("etcdserverpb.Maintenance", "Status" | "Snapshot") | ("etcdserverpb.KV", "Range") | ("grpc.health.v1.Health", _)
+        ("etcdserverpb.Maintenance", "Status" | "Snapshot")
+            | ("etcdserverpb.KV", "Range")
+            | ("grpc.health.v1.Health" | "kontiki.store.v1.Leadership", _)
     )
 }
 

@@ -8,6 +8,7 @@
 //! | `cluster` | `etcdserverpb.Cluster` |
 //! | `maintenance`, `snapshot` | `etcdserverpb.Maintenance` |
 //! | `auth` | `etcdserverpb.Auth` |
+//! | `leadership` | `kontiki.store.v1.Leadership`: what members saw of elections |
 //! | `gate` | what each call demands of its caller while auth is enabled |
 //! | `lock`, `election` | `v3lockpb.Lock`, `v3electionpb.Election`; `turn` is the queue that both stand in |
 //! | `short` | the short way of `Range`, `Put` and `Txn` |
@@ -20,6 +21,7 @@ mod election;
 mod gate;
 mod kv;
 mod layer;
+mod leadership;
 mod lease;
 mod lock;
 mod maintenance;
@@ -104,6 +106,7 @@ pub(crate) fn router(service: &Arc<Service>) -> axum::Router {
         .add_service(serve!(pb::auth_server::AuthServer<Api>))
         .add_service(serve!(v3lockpb::lock_server::LockServer<Api>))
         .add_service(serve!(v3electionpb::election_server::ElectionServer<Api>))
+        .add_service(serve!(kontiki_proto::store::leadership_server::LeadershipServer<Api>))
         .add_service(health);
     prime(service);
     let layer = axum::middleware::from_fn_with_state(Arc::clone(service), layer::around);

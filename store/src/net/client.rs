@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Streaming};
 
 use super::connect::Connector;
-use super::{CALLER, CONNECT, CONNECTION_WINDOW, Lane, PING_EVERY, PING_TIMEOUT, STREAM_WINDOW, row};
+use super::{CALLED, CALLER, CONNECT, CONNECTION_WINDOW, Lane, PING_EVERY, PING_TIMEOUT, STREAM_WINDOW, row};
 use crate::tls::CallerTls;
 
 /// Where a client was connected to, and the client.
@@ -30,7 +30,7 @@ type Connection = (String, PeerClient<Channel>);
 pub struct TonicPeerNet {
     tls: Option<Arc<CallerTls>>,
     /// This member, if the others are told who calls.
-    me: Option<MemberId>,
+    me: Arc<OnceLock<MemberId>>,
     /// By peer and lane; the address is kept to notice that a member has moved.
     connections: Mutex<BTreeMap<(MemberId, Lane), Connection>>,
 }
@@ -38,20 +38,23 @@ pub struct TonicPeerNet {
 impl TonicPeerNet {
     /// A net without connections.
     pub(crate) fn new(tls: Option<Arc<CallerTls>>) -> Self {
-        Self { tls, me: None, connections: Mutex::new(BTreeMap::new()) }
+        Self { tls, me: Arc::default(), connections: Mutex::new(BTreeMap::new()) }
     }
 
-    /// Tells the others who calls, for their counts.
-    #[must_use]
-    pub(crate) fn named(self, me: MemberId) -> Self {
-        Self { me: Some(me), ..self }
+    /// Who calls, once it is known: the others are told, for their counts.
+    pub(crate) fn name(&self) -> Arc<OnceLock<MemberId>> {
+        Arc::clone(&self.me)
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
+    fn request<T>(&self, to: MemberId, rpc: PeerRpc, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        if let Some(me) = self.me.and_then(|me| me.get().to_string().parse().ok()) {
-            request.metadata_mut().insert(CALLER, me);
-        }
+        let mut head = |name: &'static str, id: Option<MemberId>| {
+            if let Some(id) = id.and_then(|id| id.get().to_string().parse().ok()) {
+                request.metadata_mut().insert(name, id);
+            }
+        };
+        head(CALLER, self.me.get().copied());
+        head(CALLED, speaks_for_itself(rpc).then_some(to));
         request
     }
 
@@ -85,6 +88,12 @@ impl TonicPeerNet {
     }
 }
 
+/// Whether only the member that is meant may answer: everything of Raft that is bound to a member. The rest is bound to a leader and its term,
+/// or asked by who does not know yet who is there.
+const fn speaks_for_itself(rpc: PeerRpc) -> bool {
+    !matches!(rpc, PeerRpc::ReadIndex | PeerRpc::Propose | PeerRpc::Ask)
+}
+
 fn failure(to: MemberId, status: &tonic::Status) -> NetError {
     if is_refused(status) {
         return NetError::Closed { to };
@@ -112,7 +121,7 @@ impl PeerNet for TonicPeerNet {
     fn call(&self, to: MemberId, addr: &str, rpc: PeerRpc, body: Bytes) -> BoxFuture<'static, Result<Bytes, NetError>> {
         let (number, lane, limit) = row(rpc);
         let client = self.client(to, addr, lane);
-        let request = self.request(Frame { rpc: number, body });
+        let request = self.request(to, rpc, Frame { rpc: number, body });
         let call = async move {
             let mut client = client?;
             match timeout(limit, client.call(request)).await {
@@ -128,7 +137,7 @@ impl PeerNet for TonicPeerNet {
         let (number, lane, limit) = row(rpc);
         let client = self.client(to, addr, lane);
         let (sender, requests) = mpsc::channel(limits::RAFT_APPEND_QUEUE);
-        let request = self.request(ReceiverStream::new(requests));
+        let request = self.request(to, rpc, ReceiverStream::new(requests));
         Box::pin(async move {
             let mut client = client?;
             let opening = Frame { rpc: number, body: Bytes::new() };

@@ -37,6 +37,9 @@ pub enum WireError {
 /// The header that says which member calls.
 const CALLER: &str = "member";
 
+/// The header that says which member is meant: a member at the address of one that was removed must not answer, vote and acknowledge for it.
+const CALLED: &str = "to";
+
 /// A ping on a connection this often, also when nothing else moves.
 pub const PING_EVERY: Duration = Duration::from_millis(1_000);
 

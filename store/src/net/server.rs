@@ -167,9 +167,21 @@ fn caller<T>(request: &Request<T>) -> Option<MemberId> {
     request.metadata().get(super::CALLER)?.to_str().ok()?.parse().ok().map(MemberId::new)
 }
 
+impl Service {
+    /// Refuses what is meant for another member.
+    fn meant<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let to = request.metadata().get(super::CALLED).and_then(|to| to.to_str().ok()?.parse().ok()).map(MemberId::new);
+        match to {
+            Some(to) if !self.handler.is(to) => Err(Status::failed_precondition(format!("member {to} is not here any more"))),
+            _ => Ok(()),
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl Peer for Service {
     async fn call(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        self.meant(&request)?;
         let from = caller(&request);
         let frame = request.into_inner();
         if let Some((meter, from)) = self.meter.as_ref().zip(from) {
@@ -185,6 +197,7 @@ impl Peer for Service {
     type StreamStream = ReceiverStream<Result<Frame, Status>>;
 
     async fn stream(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::StreamStream>, Status> {
+        self.meant(&request)?;
         let from = caller(&request);
         let mut frames = request.into_inner();
         let (replies, outgoing) = mpsc::channel(limits::RAFT_APPEND_QUEUE);

@@ -56,6 +56,42 @@ async fn calls_and_refusals() {
     server.stop().await;
 }
 
+/// One that took the address of a member that was removed.
+struct Another;
+
+impl PeerHandler for Another {
+    fn is(&self, to: MemberId) -> bool {
+        to == MemberId::new(8)
+    }
+
+    fn handle(&self, _rpc: PeerRpc, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        Box::pin(async move { Ok(body) })
+    }
+
+    fn serve(&self, rpc: PeerRpc, stream: Box<dyn PeerStream>) -> BoxFuture<'static, Result<(), String>> {
+        Echo.serve(rpc, stream)
+    }
+}
+
+#[tokio::test]
+async fn what_is_meant_for_another_member_is_refused() {
+    let server = serve("127.0.0.1:0".parse().unwrap(), None, Arc::new(Another), None).await.unwrap();
+    let (net, addr) = (TonicPeerNet::new(None), format!("http://{}", server.addr));
+    for rpc in [PeerRpc::Vote, PeerRpc::PreVote, PeerRpc::Heartbeat, PeerRpc::TransferLeader] {
+        let refused = net.call(PEER, &addr, rpc, Bytes::new()).await.unwrap_err();
+        assert!(matches!(&refused, NetError::Refused { why, .. } if why.contains("is not here any more")), "{refused}");
+        net.call(MemberId::new(8), &addr, rpc, Bytes::new()).await.unwrap();
+    }
+    for rpc in [PeerRpc::Append, PeerRpc::Snapshot, PeerRpc::Fetch] {
+        let refused = net.open(PEER, &addr, rpc).await.err().unwrap();
+        assert!(matches!(&refused, NetError::Refused { .. }), "{refused}");
+        net.open(MemberId::new(8), &addr, rpc).await.map(drop).unwrap();
+    }
+    // Who does not know yet who is there may ask.
+    net.call(PEER, &addr, PeerRpc::Ask, Bytes::new()).await.unwrap();
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn streams_both_ways_until_refused() {
     let server = serve("127.0.0.1:0".parse().unwrap(), None, Arc::new(Echo), None).await.unwrap();

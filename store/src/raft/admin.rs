@@ -8,13 +8,16 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kontiki_base::ids::MemberId;
 use kontiki_base::kv::KvError;
 use kontiki_base::net::PeerRpc;
+use kontiki_proto::convert::error::EtcdError;
+use kontiki_proto::store::HandOver;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
+use prost::Message as _;
 
 use super::network::within;
 use super::node::Inner;
-use super::types::{Membership, Peer};
-use super::{Member, members, scrub, start, wire};
+use super::types::Peer;
+use super::{Member, identity, members, removed, scrub, wire};
 
 /// A question to the leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,12 +32,19 @@ pub(super) enum Request {
     /// A learner gets a vote; `true`: if it has nearly all of the log.
     Promote(MemberId, bool),
     RemoveVoter(MemberId),
+    /// A learner that has nearly all of the log gets the vote of a member that is gone.
+    Replace {
+        dead: MemberId,
+        learner: MemberId,
+    },
     /// Any member answers this one: what it takes for the membership, and how much of the log is committed.
     Belongs,
-    /// Any member answers this one: its membership, if it has one.
-    Hello,
+    /// Any member answers this one: its cluster, and what [`Request::Belongs`] is answered with. Asked by who does not know yet who it is.
+    WhoAmI,
     /// Any member answers this one, too: what it finds in a part of its state.
     Compare(scrub::Question),
+    /// And this one: what it saw of elections.
+    Observations,
 }
 
 impl Request {
@@ -53,7 +63,7 @@ impl Request {
             Self::RemoveLearner(id) => put_id(&mut out, 3, *id),
             Self::Update(member) => put_member(&mut out, 4, member),
             Self::Transfer(id) => put_id(&mut out, 5, *id),
-            Self::Hello => out.put_u8(6),
+            Self::WhoAmI => out.put_u8(6),
             Self::Compare(question) => {
                 out.put_u8(7);
                 question.encode(&mut out);
@@ -62,6 +72,11 @@ impl Request {
             Self::Promote(id, true) => put_id(&mut out, 9, *id),
             Self::RemoveVoter(id) => put_id(&mut out, 10, *id),
             Self::Belongs => out.put_u8(11),
+            Self::Replace { dead, learner } => {
+                put_id(&mut out, 13, *dead);
+                out.put_u64(learner.get());
+            }
+            Self::Observations => out.put_u8(12),
         }
         out.freeze()
     }
@@ -74,12 +89,17 @@ impl Request {
             3 => Self::RemoveLearner(MemberId::new(wire::decode(from, wire::get_u64).ok()?)),
             4 => Self::Update(get_member(from)?),
             5 => Self::Transfer(MemberId::new(wire::decode(from, wire::get_u64).ok()?)),
-            6 if from.is_empty() => Self::Hello,
+            6 if from.is_empty() => Self::WhoAmI,
             7 => Self::Compare(scrub::Question::decode(from)?),
             8 => Self::Promote(MemberId::new(wire::decode(from, wire::get_u64).ok()?), false),
             9 => Self::Promote(MemberId::new(wire::decode(from, wire::get_u64).ok()?), true),
             10 => Self::RemoveVoter(MemberId::new(wire::decode(from, wire::get_u64).ok()?)),
             11 if from.is_empty() => Self::Belongs,
+            12 if from.is_empty() => Self::Observations,
+            13 => {
+                let (dead, learner) = wire::decode(from, |from: &mut Bytes| Some((wire::get_u64(from)?, wire::get_u64(from)?))).ok()?;
+                Self::Replace { dead: MemberId::new(dead), learner: MemberId::new(learner) }
+            }
             _ => return None,
         })
     }
@@ -191,13 +211,14 @@ pub(super) async fn serve(inner: &Arc<Inner>, body: Bytes) -> Result<Bytes, Stri
 }
 
 async fn answer(inner: &Arc<Inner>, request: Request) -> Result<Bytes, KvError> {
-    if request == Request::Hello {
-        let mut out = BytesMut::new();
-        wire::put_membership(&mut out, membership(inner).membership());
-        return Ok(out.freeze());
+    if request == Request::WhoAmI {
+        return Ok(identity::introduce(inner));
     }
     if let Request::Compare(question) = request {
         return Ok(scrub::answer(inner, question).await.encode());
+    }
+    if request == Request::Observations {
+        return Ok(inner.chronicle.told().encode_to_vec().into());
     }
     if request == Request::Belongs {
         return Ok(members::belonging(inner));
@@ -220,10 +241,11 @@ async fn answer(inner: &Arc<Inner>, request: Request) -> Result<Bytes, KvError> 
             let peer = peer_of(&member, true);
             members::change(inner, ChangeMembers::SetNodes(BTreeMap::from([(member.id.get(), peer)]))).await?;
         }
-        Request::Transfer(to) => transfer(inner, to).await?,
+        Request::Transfer(to) => transfer(inner, to, HandOver::Asked).await?,
         Request::Promote(id, ready) => members::promote(inner, id, ready).await?,
+        Request::Replace { dead, learner } => members::replace(inner, dead, learner).await?,
         Request::RemoveVoter(id) => members::change(inner, ChangeMembers::RemoveVoters([id.get()].into())).await?,
-        Request::Hello | Request::Belongs | Request::Compare(_) => {}
+        Request::WhoAmI | Request::Belongs | Request::Compare(_) | Request::Observations => {}
     }
     Ok(Bytes::new())
 }
@@ -232,13 +254,45 @@ pub(super) fn membership(inner: &Inner) -> Arc<super::types::StoredMembership> {
     inner.raft.metrics().borrow_watched().membership_config.clone()
 }
 
+/// Adds a member without a vote. Who is added without an id gets one that nobody has had.
 async fn add_learner(inner: &Inner, member: &Member) -> Result<(), KvError> {
-    let id = if member.id == MemberId::ZERO { start::member_id(&member.peer_urls, &inner.cluster_token) } else { member.id };
+    let _one = inner.adding.lock().await;
+    // What was decided before is applied here: a new leader may not know yet who was removed.
+    let at = inner.read_index().await?;
+    inner.wait_applied(at, inner.deadline()).await?;
+    let known = membership(inner);
+    let taken = |(id, peer): (&u64, &Peer)| *id != member.id.get() && peer.peer_urls.iter().any(|url| member.peer_urls.contains(url));
+    if known.membership().nodes().any(taken) {
+        return Err(KvError::Unavailable(EtcdError::PeerUrlExists.text().into()));
+    }
+    let view = inner.engine.snapshot();
+    let id = if member.id == MemberId::ZERO {
+        free_id(member, &inner.cluster_token, inner.env.now_wall().0 / 1_000, |id| {
+            Ok(known.membership().get_node(&id.get()).is_none() && !removed::contains(&*view, id)?)
+        })?
+    } else if removed::contains(&*view, member.id)? {
+        return Err(KvError::Unavailable(EtcdError::MemberExists.text().into()));
+    } else {
+        member.id
+    };
+    drop(view);
     members::change(inner, ChangeMembers::AddNodes(BTreeMap::from([(id.get(), peer_of(member, false))]))).await
 }
 
+/// The first id from this second on that is free. Ids of two seconds are as good as random to each other.
+fn free_id(member: &Member, token: &str, second: i64, is_free: impl Fn(MemberId) -> Result<bool, KvError>) -> Result<MemberId, KvError> {
+    let mut second = second;
+    loop {
+        let id = identity::added_id(&member.peer_urls, token, second);
+        if is_free(id)? {
+            return Ok(id);
+        }
+        second = second.wrapping_add(1);
+    }
+}
+
 /// Hands leadership to `to`, and waits until somebody else leads.
-async fn transfer(inner: &Inner, to: MemberId) -> Result<(), KvError> {
+async fn transfer(inner: &Inner, to: MemberId, why: HandOver) -> Result<(), KvError> {
     if to == inner.id {
         return Ok(());
     }
@@ -246,6 +300,8 @@ async fn transfer(inner: &Inner, to: MemberId) -> Result<(), KvError> {
     if !voters.contains(&to.get()) {
         return Err(KvError::Unavailable(format!("member {to} has no vote")));
     }
+    let term = inner.raft.metrics().borrow_watched().current_term;
+    inner.chronicle.hands_over(term, to.get(), why);
     inner.raft.trigger().transfer_leader(to.get()).await.map_err(|_| KvError::Stopped)?;
     let mut metrics = inner.raft.metrics();
     let moved = async {
@@ -259,12 +315,12 @@ async fn transfer(inner: &Inner, to: MemberId) -> Result<(), KvError> {
 }
 
 /// Before a leader stops it gives its leadership to the member that has the most of its log, so that writes go on at once.
-pub(super) async fn leave_leadership(inner: &Inner) {
-    leave_leadership_to(inner, |_| true).await;
+pub(super) async fn leave_leadership(inner: &Inner, why: HandOver) {
+    leave_leadership_to(inner, why, |_| true).await;
 }
 
 /// The same, to one of some.
-pub(super) async fn leave_leadership_to(inner: &Inner, suits: impl Fn(MemberId) -> bool) {
+pub(super) async fn leave_leadership_to(inner: &Inner, why: HandOver, suits: impl Fn(MemberId) -> bool) {
     if inner.lead().is_none_or(|lead| lead.id != inner.id) {
         return;
     }
@@ -280,7 +336,7 @@ pub(super) async fn leave_leadership_to(inner: &Inner, suits: impl Fn(MemberId) 
         others.max_by_key(|(_, matched)| **matched).map(|(id, _)| *id)
     };
     if let Some(best) = best
-        && let Err(error) = transfer(inner, MemberId::new(best)).await
+        && let Err(error) = transfer(inner, MemberId::new(best), why).await
     {
         tracing::info!(to = best, %error, "leadership was not handed over; an election decides");
     }
@@ -306,27 +362,18 @@ pub(super) async fn announce(inner: Arc<Inner>, own: Peer) {
     }
 }
 
-/// Asks the other members whether the cluster that is to be made is there already, with this member in it.
-pub(super) async fn already_started(
-    env: &dyn kontiki_base::env::Env,
-    net: &dyn kontiki_base::net::PeerNet,
-    id: MemberId,
-    others: &[(MemberId, Peer)],
-) -> bool {
-    let calls = others.iter().map(|(to, peer)| net.call(*to, peer.address(), PeerRpc::Ask, Request::Hello.encode()));
-    let ask_all = futures::future::join_all(calls);
-    let Some(replies) = within(env, start::HELLO, ask_all).await else {
-        return false;
-    };
-    replies.into_iter().flatten().filter_map(|reply| decode_reply(reply).ok()).any(|body| {
-        let membership: Result<Membership, _> = wire::decode(body, wire::get_membership);
-        membership.is_ok_and(|m| m.get_node(&id.get()).is_some_and(|peer| peer.started))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_that_somebody_has_had_is_not_given_again() {
+        let member =
+            Member { id: MemberId::ZERO, name: "m".into(), peer_urls: vec!["http://a".into()], client_urls: vec![], learner: true };
+        let first = free_id(&member, "t", 7, |_| Ok(true)).unwrap();
+        assert_eq!(free_id(&member, "t", 7, |id| Ok(id != first)).unwrap(), identity::added_id(&member.peer_urls, "t", 8));
+        assert_eq!(free_id(&member, "t", 7, |_| Err(KvError::Stopped)), Err(KvError::Stopped));
+    }
 
     #[test]
     fn questions_and_replies_survive_their_encoding() {
@@ -342,8 +389,10 @@ mod tests {
             Request::Promote(MemberId::new(5), false),
             Request::Promote(MemberId::new(5), true),
             Request::RemoveVoter(MemberId::new(6)),
-            Request::Hello,
+            Request::WhoAmI,
             Request::Belongs,
+            Request::Observations,
+            Request::Replace { dead: MemberId::new(7), learner: MemberId::new(8) },
         ];
         for request in requests {
             assert_eq!(Request::decode(request.encode()), Some(request));

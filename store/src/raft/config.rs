@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kontiki_base::env::Env;
+use kontiki_base::ids::MemberId;
 use kontiki_base::net::PeerNet;
 
 use super::ApplySink;
@@ -100,10 +101,12 @@ pub struct RaftConfig {
     pub initial_cluster: Vec<InitialMember>,
     /// Distinguishes clusters that have members with the same URLs; enters all ids.
     pub cluster_token: String,
-    /// The cluster exists already: wait to be added, found nothing.
+    /// The cluster exists already: found nothing, and wait until the others know this member by its peer URLs.
     pub join: bool,
-    /// Where things are kept.
-    pub storage: Storage,
+    /// This member's id, for worlds in which somebody else gives them; `None`: see [`super::member_id`].
+    pub id: Option<MemberId>,
+    /// Where things are kept; taken when the member is opened.
+    pub storage: Option<Storage>,
     /// How the others are reached.
     pub net: Arc<dyn PeerNet>,
     /// Clock, timers, randomness.

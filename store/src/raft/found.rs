@@ -13,7 +13,7 @@ use kontiki_base::ids::{LogIndex, LogPos, MemberId, Term};
 
 use super::config::{InitialMember, StartError};
 use super::types::{self, Membership, StoredMembership};
-use super::{start, wire};
+use super::{identity, start, wire};
 use crate::engine::AppliedMark;
 use crate::log::{FsDisk, Log, LogError, LogOptions, Runner, Vote};
 
@@ -44,7 +44,7 @@ impl Founding {
         let mut encoded = BytesMut::new();
         wire::put_stored(&mut encoded, &StoredMembership::new(types::log_id(POSITION), membership));
         let mark = AppliedMark { pos: POSITION, membership: encoded.freeze() };
-        Ok(Self { member, cluster: start::cluster_id(cluster_token), mark })
+        Ok(Self { member, cluster: identity::cluster_id(cluster_token), mark })
     }
 
     /// Writes everything of the member's directory but the state: to whom it belongs, and a log that begins behind the state.
@@ -53,7 +53,7 @@ impl Founding {
     /// The disk fails.
     pub async fn write(&self, dir: &Path, random: u64) -> Result<(), StartError> {
         let failed = |e: std::io::Error| StartError::DataDir(format!("{}: {e}", dir.display()));
-        start::check_identity(dir, &start::identity(self.cluster, self.member))?;
+        identity::claim(dir, self.cluster, self.member, false)?;
         let disk = Arc::new(FsDisk::open(&dir.join("log")).map_err(failed)?);
         let open = move || Log::open(disk, LogOptions::default(), Runner::Thread, random);
         let log = super::machine::blocking(false, open).await.map_err(failed)??;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use kontiki_base::BoxFuture;
-use kontiki_base::ids::Term;
+use kontiki_base::ids::{MemberId, Term};
 use kontiki_base::net::{PeerHandler, PeerReceiver, PeerRpc, PeerStream};
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
 use tokio::sync::Mutex;
@@ -14,7 +14,7 @@ use super::machine::SnapshotData;
 use super::network::Network;
 use super::node::{Handed, Inner};
 use super::types::{Proposal, TypeConfig};
-use super::{admin, rebuild, snapshot, suspect, wire};
+use super::{admin, rebuild, removed, snapshot, suspect, wire};
 
 pub(super) struct Handler {
     inner: Arc<Inner>,
@@ -43,19 +43,27 @@ impl PeerHandler for Handler {
             match rpc {
                 PeerRpc::Vote => {
                     let request = wire::decode(body, wire::get_vote_request)?;
-                    inner.raft.vote(request).await.map(|r| wire::vote_response(&r)).map_err(text)
+                    removed::refuse(&inner, request.vote.leader_id.voted_for)?;
+                    let answer = inner.raft.vote(request.clone()).await.map_err(text)?;
+                    inner.chronicle.voted(&request, &answer);
+                    Ok(wire::vote_response(&answer))
                 }
                 PeerRpc::PreVote => {
                     let request = wire::decode(body, wire::get_vote_request)?;
+                    removed::refuse(&inner, request.vote.leader_id.voted_for)?;
                     inner.raft.pre_vote(request).await.map(|r| wire::vote_response(&r)).map_err(text)
                 }
                 PeerRpc::Append | PeerRpc::Heartbeat => {
                     let request = wire::decode(body, wire::get_append_request)?;
+                    inner.chronicle.heard(request.vote.leader_id.term);
                     let result = append_one(&inner, request).await?;
                     Ok(wire::append_result(&result))
                 }
                 PeerRpc::TransferLeader => {
-                    let request = wire::decode(body, wire::get_transfer_request)?;
+                    let (request, why) = wire::decode(body, wire::get_transfer_request)?;
+                    if *request.to_node_id() == inner.id.get() {
+                        inner.chronicle.asked_to_lead(request.from_leader().leader_id.voted_for, why);
+                    }
                     inner.raft.handle_transfer_leader(request).await.map_err(text)?.map_err(text)?;
                     Ok(Bytes::new())
                 }
@@ -68,6 +76,10 @@ impl PeerHandler for Handler {
                 PeerRpc::Snapshot | PeerRpc::Fetch => Err("a snapshot comes as a stream".into()),
             }
         })
+    }
+
+    fn is(&self, to: MemberId) -> bool {
+        self.inner.id == to
     }
 
     fn serve(&self, rpc: PeerRpc, stream: Box<dyn PeerStream>) -> BoxFuture<'static, Result<(), String>> {

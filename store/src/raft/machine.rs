@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::pending::Pending;
 use super::types::{self, Applied, Entry, LogId, Origin, Payload, SnapshotMeta, StoredMembership, TypeConfig};
-use super::{AppliedBatch, ApplySink, wire};
+use super::{AppliedBatch, ApplySink, removed, wire};
 use crate::engine::memo::{Memo, Remembered};
 use crate::engine::{AppliedMark, Engine, EngineError, FULL_PAUSE};
 
@@ -116,6 +116,7 @@ impl Applier {
             let answer = match entry.payload {
                 Payload::Blank => None,
                 Payload::Membership(membership) => {
+                    removed::note(self.membership.membership(), &membership, &mut chunk.batch);
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
                     None
                 }

@@ -3,6 +3,7 @@
 //! One change is carried out at a time. Those that come meanwhile (members announce themselves, operators change them) wait for it here,
 //! instead of being told to try again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +13,17 @@ use kontiki_base::ids::MemberId;
 use kontiki_base::kv::KvError;
 use kontiki_base::net::PeerRpc;
 use kontiki_proto::convert::error::EtcdError;
+use kontiki_proto::store::{MemberObservations, Silent};
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use prost::Message as _;
 
 use super::admin::{Request, decode_reply, membership};
 use super::machine::membership_of;
 use super::network::within;
 use super::node::Inner;
-use super::types::{Peer, StoredMembership};
+use super::types::{Membership, Peer, StoredMembership};
 use super::wire;
 
 /// How long a change waits for its turn: less than the time limit of the message that brought it.
@@ -56,21 +59,69 @@ pub(super) async fn change(inner: &Inner, changes: ChangeMembers<u64, Peer>) -> 
     }
 }
 
+/// Whether a member has nearly all of the log.
+fn in_sync(inner: &Inner, id: MemberId) -> bool {
+    let metrics = inner.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let matched = metrics.replication.iter().flatten().find(|(other, _)| **other == id.get());
+    let matched = matched.and_then(|(_, at)| at.as_ref().map(|at| at.index() + 1)).unwrap_or(0);
+    let last = metrics.last_log_index.map_or(0, |index| index + 1);
+    matched * 100 >= last * IN_SYNC_PERCENT
+}
+
 /// Gives a learner a vote. `ready`: only if it has nearly all of the log.
 pub(super) async fn promote(inner: &Inner, id: MemberId, ready: bool) -> Result<(), KvError> {
-    let in_sync = {
-        let metrics = inner.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let matched = metrics.replication.iter().flatten().find(|(other, _)| **other == id.get());
-        let matched = matched.and_then(|(_, at)| at.as_ref().map(|at| at.index() + 1)).unwrap_or(0);
-        let last = metrics.last_log_index.map_or(0, |index| index + 1);
-        matched * 100 >= last * IN_SYNC_PERCENT
-    };
-    if ready && !in_sync {
+    if ready && !in_sync(inner, id) {
         // In etcd's words: they are found again in its table when the client is answered.
         return Err(KvError::Unavailable(EtcdError::LearnerNotReady.text().into()));
     }
     change(inner, ChangeMembers::AddVoterIds([id.get()].into())).await
+}
+
+/// The voters after a learner has taken the place of one that is gone; `None` if they are not a voter and a learner any more.
+fn replaced(membership: &Membership, dead: MemberId, learner: MemberId) -> Option<BTreeSet<u64>> {
+    let mut voters: BTreeSet<u64> = membership.voter_ids().collect();
+    let known = membership.get_node(&learner.get()).is_some();
+    (known && voters.remove(&dead.get()) && voters.insert(learner.get())).then_some(voters)
+}
+
+/// Gives a learner the vote of a member that is gone, and removes that one: one change, so that it happens once, and whole.
+pub(super) async fn replace(inner: &Inner, dead: MemberId, learner: MemberId) -> Result<(), KvError> {
+    if !in_sync(inner, learner) {
+        return Err(KvError::Unavailable(EtcdError::LearnerNotReady.text().into()));
+    }
+    let now = membership(inner);
+    if now.membership().get_joint_config().len() > 1 {
+        return Err(KvError::Unavailable("another change of the members is under way".into()));
+    }
+    let voters = replaced(now.membership(), dead, learner);
+    let voters = voters.ok_or_else(|| KvError::Unavailable(format!("{dead} has no vote any more, or {learner} has one")))?;
+    change(inner, ChangeMembers::ReplaceAllVoters(voters)).await
+}
+
+/// Completes changes whose leader died between their two steps: the cluster would need a quorum of the voters before, too, for as long as
+/// nobody does. Whoever carries a change out completes it much earlier than this looks twice. (etcd does the same: `auto_leave`.)
+pub(super) async fn finish_changes(inner: Arc<Inner>) {
+    let mut seen = None;
+    loop {
+        inner.env.sleep(inner.timings.election.1 * 2).await;
+        if inner.stopped() {
+            return;
+        }
+        let now = membership(&inner);
+        let joint = now.membership().get_joint_config();
+        let leads = inner.lead().is_some_and(|lead| lead.id == inner.id);
+        let unfinished = (leads && joint.len() > 1).then_some(*now.log_id());
+        if let (Some(at), Some(voters)) = (unfinished, joint.last())
+            && seen == Some(at)
+        {
+            tracing::warn!("a change of the members was left unfinished by a leader: it is completed");
+            if let Err(error) = change(&inner, ChangeMembers::ReplaceAllVoters(voters.clone())).await {
+                tracing::info!(%error, "the change could not be completed yet");
+            }
+        }
+        seen = unfinished;
+    }
 }
 
 /// What [`Request::Belongs`] is answered with: the last committed entry's index plus one, and the membership that this member goes by.
@@ -83,7 +134,7 @@ pub(super) fn belonging(inner: &Inner) -> Bytes {
     out.freeze()
 }
 
-fn read_belonging(body: Bytes) -> Option<(u64, StoredMembership)> {
+pub(super) fn read_belonging(body: Bytes) -> Option<(u64, StoredMembership)> {
     wire::decode(body, |from: &mut Bytes| Some((wire::get_u64(from)?, wire::get_stored(from)?))).ok()
 }
 
@@ -102,6 +153,20 @@ async fn ask_others(inner: &Inner, request: &Request) -> Vec<(MemberId, Bytes)> 
         })
         .collect();
     calls.filter_map(std::future::ready).collect().await
+}
+
+/// What this member saw of elections; with `everyone`, the others, too. Second: whom it could not ask.
+pub(super) async fn observations(inner: &Inner, everyone: bool) -> (Vec<MemberObservations>, Vec<Silent>) {
+    let mut told = vec![inner.chronicle.told()];
+    if !everyone {
+        return (told, Vec::new());
+    }
+    let answers = ask_others(inner, &Request::Observations).await;
+    told.extend(answers.into_iter().filter_map(|(_, body)| MemberObservations::decode(body).ok()));
+    let known = membership(inner);
+    let silent = known.membership().nodes().filter(|(id, _)| told.iter().all(|told| told.member_id != **id));
+    let silent = silent.map(|(id, peer)| Silent { member_id: *id, name: peer.name.clone() }).collect();
+    (told, silent)
 }
 
 /// The members that answer right now, this one included.
@@ -175,6 +240,17 @@ mod tests {
         let nodes: BTreeMap<u64, Peer> = members.iter().map(|id| (*id, peer(*id))).collect();
         let voters = members.iter().copied().collect();
         StoredMembership::new(Some(LogId::new_term_index(1, index)), Membership::new(vec![voters], nodes).unwrap())
+    }
+
+    #[test]
+    fn a_learner_takes_the_place_of_a_voter_and_of_nobody_else() {
+        let peers: BTreeMap<u64, Peer> = [1, 2, 3, 9].into_iter().map(|id| (id, Peer::default())).collect();
+        let membership = Membership::new(vec![[1, 2, 3].into()], peers).unwrap();
+        let replaced = |dead, learner| super::replaced(&membership, MemberId::new(dead), MemberId::new(learner));
+        assert_eq!(replaced(3, 9), Some([1, 2, 9].into()));
+        assert_eq!(replaced(9, 3), None, "the learner is no voter");
+        assert_eq!(replaced(3, 2), None, "it has a vote already");
+        assert_eq!(replaced(3, 8), None, "nobody knows it");
     }
 
     #[test]

@@ -13,7 +13,9 @@
 //! | `members` | changes of the membership one after the other; what a removed member does |
 //! | `upkeep` | status, flushes, purges, space |
 //! | `scrub`, `rebuild` | members compare what they have; who differs is rebuilt |
+//! | `identity`, `removed` | who a member is, and who never comes back |
 //! | `stall` | a leader with a slow disk hands over |
+//! | `chronicle` | what a member sees of elections, and why it stood |
 //! | [`probe`] | what consensus knows at an instant, for those who check it |
 //! | [`types`], [`runtime`] | what openraft is instantiated with |
 //!
@@ -23,9 +25,11 @@
 
 mod admin;
 mod barrier;
+mod chronicle;
 mod config;
 pub mod found;
 mod handler;
+mod identity;
 mod machine;
 mod members;
 mod network;
@@ -33,6 +37,7 @@ pub mod node;
 mod pending;
 pub mod probe;
 mod rebuild;
+mod removed;
 pub mod runtime;
 mod scrub;
 mod snapshot;
@@ -47,8 +52,8 @@ mod upkeep;
 mod wire;
 
 pub use config::{InitialMember, RaftConfig, StartError, Storage, Timings};
+pub use identity::{cluster_id, member_id};
 pub use node::RaftNode;
-pub use start::{cluster_id, member_id};
 
 use kontiki_base::BoxFuture;
 use kontiki_base::ids::{LogIndex, MemberId, Revision, Term};
@@ -177,7 +182,7 @@ pub trait Consensus: Send + Sync + 'static {
         Box::pin(async {})
     }
 
-    /// Adds a member as learner. With id 0 it gets the id that [`member_id`] computes from its peer URLs, which is the one it will start with.
+    /// Adds a member as learner. With id 0 the leader gives it a new one, which it learns by its peer URLs when it starts.
     fn add_learner(&self, member: Member) -> BoxFuture<'static, Result<(), KvError>>;
 
     /// Makes the voters exactly these.

@@ -28,6 +28,7 @@ use openraft::raft::{
 };
 use tokio::sync::Semaphore;
 
+use super::chronicle::Chronicle;
 use super::machine::{Snapshot, SnapshotData};
 use super::types::{self, Peer, TypeConfig, Vote};
 use super::{snapshot, wire};
@@ -58,6 +59,8 @@ pub(crate) struct Network {
     /// Where checkpoints are made to be sent.
     pub(crate) scratch: PathBuf,
     pub(crate) inline: bool,
+    /// Sees votes and hand-overs.
+    pub(crate) chronicle: Arc<Chronicle>,
 }
 
 impl RaftNetworkFactory<C> for Network {
@@ -121,7 +124,10 @@ impl NetBackoff<C> for Client {
 
 impl NetVote<C> for Client {
     async fn vote(&mut self, rpc: VoteRequest<C>, option: RPCOption) -> RpcResult<VoteResponse<C>> {
-        self.call(PeerRpc::Vote, RPCTypes::Vote, &option, wire::vote_request(&rpc), wire::get_vote_response).await
+        self.network.chronicle.stands(rpc.vote.leader_id.term);
+        let answered = self.call(PeerRpc::Vote, RPCTypes::Vote, &option, wire::vote_request(&rpc), wire::get_vote_response).await?;
+        self.network.chronicle.answered(self.to.get(), &rpc, &answered);
+        Ok(answered)
     }
 
     async fn pre_vote(&mut self, rpc: VoteRequest<C>, option: RPCOption) -> RpcResult<VoteResponse<C>> {
@@ -131,7 +137,7 @@ impl NetVote<C> for Client {
 
 impl NetTransferLeader<C> for Client {
     async fn transfer_leader(&mut self, req: TransferLeaderRequest<C>, option: RPCOption) -> RpcResult<TransferLeaderResponse<C>> {
-        let body = wire::transfer_request(&req);
+        let body = wire::transfer_request(&req, self.network.chronicle.handing());
         // The peer's refusal is an error of the call; its reason is in the peer's own log.
         let get = |from: &mut Bytes| from.is_empty().then_some(());
         self.call(PeerRpc::TransferLeader, RPCTypes::TransferLeader, &option, body, get).await.map(Ok)

@@ -11,6 +11,7 @@ use kontiki_base::kv::KvError;
 use kontiki_base::mutant;
 use kontiki_base::net::{PeerHandler, PeerNet, PeerRpc};
 use kontiki_mvcc::{Alarm, Command, Outcome};
+use kontiki_proto::store::{HandOver, MemberObservations, Replaced, Silent};
 use kontiki_proto::trace::TraceContext;
 use openraft::LinearizerOption;
 use openraft::async_runtime::WatchReceiver as _;
@@ -19,6 +20,7 @@ use openraft::impls::ProgressResponder;
 use tokio::sync::{oneshot, watch};
 
 use super::barrier::Barrier;
+use super::chronicle::Chronicle;
 pub use super::config::{InitialMember, RaftConfig, StartError, Storage, Timings};
 use super::handler::Handler;
 use super::machine::{Machine, Reach};
@@ -64,6 +66,10 @@ pub(super) struct Inner {
     pub(super) sweeping: watch::Receiver<bool>,
     /// The apply thread, for who has to stop it.
     pub(super) hands: Reach,
+    /// What is seen of elections.
+    pub(super) chronicle: Arc<Chronicle>,
+    /// Held while a member is added, so that no two get the same URLs.
+    pub(super) adding: tokio::sync::Mutex<()>,
 }
 
 /// A leader and its term.
@@ -98,11 +104,13 @@ impl RaftNode {
             env.spawn("raft.status", Box::pin(upkeep::publish_status(inner.clone()))),
             env.spawn("raft.upkeep", Box::pin(upkeep::flush_and_purge(inner.clone()))),
             env.spawn("raft.membership", Box::pin(members::stop_when_removed(inner.clone()))),
+            env.spawn("raft.unfinished", Box::pin(members::finish_changes(inner.clone()))),
             env.spawn("raft.announce", Box::pin(admin::announce(inner.clone(), own))),
             env.spawn("raft.reclaim", Box::pin(upkeep::reclaim(inner.clone()))),
             env.spawn("raft.scrub", Box::pin(scrub::run(inner.clone()))),
             env.spawn("raft.rebuild", Box::pin(rebuild::run(inner.clone(), network))),
             env.spawn("raft.stall", Box::pin(stall::run(inner.clone(), meter))),
+            env.spawn("raft.chronicle", Box::pin(inner.chronicle.clone().keep_on())),
         ]);
         Ok(Arc::new(Self { inner, handler, barrier, tasks }))
     }
@@ -147,10 +155,27 @@ impl RaftNode {
         Box::pin(async move { admin::ask(&inner, &admin::Request::Promote(id, ready)).await })
     }
 
+    /// Gives the vote of a member that is gone to a learner that has nearly all of the log, and removes that member, in one change.
+    pub fn replace(&self, dead: MemberId, learner: MemberId) -> BoxFuture<'static, Result<(), KvError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { admin::ask(&inner, &admin::Request::Replace { dead, learner }).await })
+    }
+
+    /// Remembers that a member was replaced.
+    pub fn replaced(&self, what: Replaced) {
+        self.inner.chronicle.replaced(what);
+    }
+
     /// The members that answer this one right now, itself included.
     pub fn reachable(&self) -> BoxFuture<'static, Vec<MemberId>> {
         let inner = self.inner.clone();
         Box::pin(async move { members::reachable(&inner).await })
+    }
+
+    /// What this member saw of elections; with `everyone`, the others, too. Second: whom it could not ask.
+    pub fn observations(&self, everyone: bool) -> BoxFuture<'static, (Vec<MemberObservations>, Vec<Silent>)> {
+        let inner = self.inner.clone();
+        Box::pin(async move { members::observations(&inner, everyone).await })
     }
 
     /// Changes the names and URLs of a member.
@@ -390,7 +415,7 @@ impl Consensus for RaftNode {
 
     fn hand_over(&self) -> BoxFuture<'static, ()> {
         let inner = self.inner.clone();
-        Box::pin(async move { admin::leave_leadership(&inner).await })
+        Box::pin(async move { admin::leave_leadership(&inner, HandOver::Stopping).await })
     }
 
     fn add_learner(&self, member: Member) -> BoxFuture<'static, Result<(), KvError>> {
@@ -406,12 +431,14 @@ impl Consensus for RaftNode {
     fn shutdown(&self) -> BoxFuture<'static, ()> {
         let (inner, barrier, tasks) = (self.inner.clone(), self.barrier.clone(), self.tasks.clone());
         Box::pin(async move {
-            admin::leave_leadership(&inner).await;
+            admin::leave_leadership(&inner, HandOver::Stopping).await;
             inner.closing.send_replace(true);
             inner.engine.stop_waiting();
             inner.log.stop_waiting();
             barrier.stop();
             tasks.iter().for_each(Task::abort);
+            inner.chronicle.stopped();
+            inner.chronicle.keep_now().await;
             if let Err(error) = inner.raft.shutdown().await {
                 tracing::warn!(%error, "consensus did not stop cleanly");
             }

@@ -11,6 +11,7 @@ use bytes::{Buf, Bytes};
 use kontiki_base::ids::{LogIndex, MemberId};
 use kontiki_base::net::{PeerRpc, PeerStream};
 use kontiki_mvcc::{Alarm, AlarmKind, Command};
+use kontiki_proto::store::HandOver;
 
 use super::machine::SnapshotData;
 use super::network::{Network, within};
@@ -57,7 +58,7 @@ pub(super) async fn run(inner: Arc<Inner>, network: Network) {
 async fn rebuild(inner: &Arc<Inner>, network: &Network) -> Result<LogIndex, String> {
     let lead = inner.wait_lead(inner.deadline()).await.map_err(|e| e.to_string())?;
     if lead.id == inner.id {
-        admin::leave_leadership_to(inner, |id| id != inner.id).await;
+        admin::leave_leadership_to(inner, HandOver::Corrupt, |id| id != inner.id).await;
         return Err("it leads, and has to hand that over first".into());
     }
     let at = inner.hands.freeze().await.map_err(|e| e.to_string())?;

@@ -313,7 +313,7 @@ async fn act(inner: &Arc<Inner>, part: &Part, verdict: Verdict) {
         }
     }
     if wrong.contains(&inner.id) {
-        admin::leave_leadership_to(inner, |id| !wrong.contains(&id)).await;
+        admin::leave_leadership_to(inner, kontiki_proto::store::HandOver::Corrupt, |id| !wrong.contains(&id)).await;
     }
 }
 

@@ -11,6 +11,10 @@ use std::time::Duration;
 
 use kontiki_base::env::Mono;
 
+use kontiki_proto::store::{Contact, HandOver, Health};
+use openraft::Instant as _;
+use openraft::async_runtime::WatchReceiver as _;
+
 use super::node::Inner;
 use super::{Role, admin};
 use crate::log::SyncMeter;
@@ -61,19 +65,32 @@ pub(super) async fn run(inner: Arc<Inner>, meter: Arc<SyncMeter>) {
     let budget = meter.budget();
     let mut judge = Judge::default();
     loop {
+        let before = inner.now();
         inner.env.sleep(budget / 2).await;
         if inner.stopped() {
             return;
         }
         let (counted, stalled) = meter.read();
+        note_health(&inner, counted, stalled, inner.now().since(before).saturating_sub(budget / 2));
         let status = inner.status.borrow().clone();
         if status.role != Role::Leader || status.members.iter().filter(|m| !m.learner).count() < 2 {
             judge.idle(counted);
         } else if judge.decide(inner.now(), counted, stalled, budget) {
             tracing::warn!(slow = counted, stalled_ms = stalled.as_millis(), "the log's disk stalls: leadership is handed over");
-            admin::leave_leadership(&inner).await;
+            admin::leave_leadership(&inner, HandOver::StallingDisk).await;
         }
     }
+}
+
+/// Notes what a leader's disk and contacts are like, for who asks later why it leads no more.
+fn note_health(inner: &Inner, slow_syncs: u64, stalled: Duration, paused: Duration) {
+    let metrics = inner.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let Some(heartbeat) = &metrics.heartbeat else { return };
+    let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let others = heartbeat.iter().filter(|(id, _)| **id != inner.id.get());
+    let contacts = others.map(|(id, at)| Contact { member_id: *id, ago_ms: at.as_ref().map(|at| millis(at.elapsed())) }).collect();
+    inner.chronicle.health(Health { slow_syncs, stalled_ms: millis(stalled), paused_ms: millis(paused), contacts });
 }
 
 #[cfg(test)]

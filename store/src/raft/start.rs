@@ -8,51 +8,26 @@ use std::time::Duration;
 use kontiki_base::env::Env;
 use kontiki_base::ids::{LogPos, MemberId};
 use openraft::{Config, SnapshotPolicy};
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use super::chronicle::Chronicle;
 use super::config::{InitialMember, RaftConfig, StartError, Storage, Timings};
+use super::identity::Asking;
 use super::machine::{Applier, Machine, blocking, membership_of};
 use super::network::Network;
 use super::node::{Inner, Raft};
 use super::pending::Pending;
 use super::storage::LogStore;
-use super::types::Peer;
-use super::{RaftStatus, admin};
+use super::types::{Peer, StoredMembership};
+use super::{RaftStatus, identity};
 use crate::engine::Engine;
 use crate::engine::memo::Memo;
 use crate::engine::rocks::RocksEngine;
 use crate::log::disk::make_dir;
 use crate::log::{Cold, FsDisk, Log, LogDisk, LogError, LogOptions, Runner, SyncMeter};
 
-/// How long a new member waits for the others to say whether the cluster is there already.
-pub(super) const HELLO: Duration = Duration::from_millis(1_500);
-
 /// A follower that lacks more entries than this is sent a snapshot even if the log still has them.
 const LAG_FOR_SNAPSHOT: u64 = 1_000_000;
-
-/// The id of a member: of its peer URLs and the cluster's token, so that every member computes the same.
-pub fn member_id(peer_urls: &[String], cluster_token: &str) -> MemberId {
-    let mut urls: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
-    urls.sort_unstable();
-    MemberId::new(hash(urls.into_iter().chain([cluster_token]), "member"))
-}
-
-/// The id of a cluster: of its token.
-pub fn cluster_id(cluster_token: &str) -> u64 {
-    hash([cluster_token], "cluster")
-}
-
-/// Never 0, which means "none".
-fn hash<'a>(parts: impl IntoIterator<Item = &'a str>, what: &'a str) -> u64 {
-    let mut sha = Sha256::new();
-    for part in [what].into_iter().chain(parts) {
-        sha.update((part.len() as u64).to_be_bytes());
-        sha.update(part.as_bytes());
-    }
-    let digest = sha.finalize();
-    u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")).max(1)
-}
 
 struct Opened {
     engine: Arc<dyn Engine>,
@@ -60,18 +35,33 @@ struct Opened {
     log: LogOptions,
     scratch: PathBuf,
     inline: bool,
-    /// Is there once the member has stored its first vote.
-    marker: Option<PathBuf>,
+    /// The data directory, if there is one…
+    dir: Option<PathBuf>,
+    /// …and whose it is, if anybody's.
+    stored: Option<MemberId>,
 }
 
-/// Everything of a member but the tasks that run beside consensus.
-pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Peer, Arc<SyncMeter>), StartError> {
+/// What a member has stored, and who it is.
+struct Found {
+    opened: Opened,
+    log: Log,
+    meter: Arc<SyncMeter>,
+    membership: StoredMembership,
+    id: MemberId,
+    /// It has stored nothing so far.
+    blank: bool,
+    own: Peer,
+    /// The founding members.
+    members: Vec<(MemberId, Peer)>,
+}
+
+/// Opens what is stored, and finds out who this member is. Nothing is written that a member would be known by before that is certain.
+async fn find(config: &mut RaftConfig, cluster: u64) -> Result<Found, StartError> {
     let members = members(&config.initial_cluster, &config.cluster_token)?;
-    let (id, own) = own_row(&config.name, &members)?;
-    let cluster = cluster_id(&config.cluster_token);
-    let inline = matches!(config.storage, Storage::Parts { inline: true, .. });
-    let storage = config.storage;
-    let opened = blocking(inline, move || open_storage(storage, cluster, id)).await.map_err(|e| StartError::DataDir(e.to_string()))??;
+    let (founder, own) = own_row(&config.name, &members)?;
+    let storage = config.storage.take().ok_or_else(|| StartError::Config("there is nothing to store in".into()))?;
+    let inline = matches!(storage, Storage::Parts { inline: true, .. });
+    let opened = blocking(inline, move || open_storage(storage, cluster)).await.map_err(|e| StartError::DataDir(e.to_string()))??;
     let opened = match &config.meter {
         Some(meter) => Opened { disk: meter.disk(opened.disk), engine: meter.engine(opened.engine), ..opened },
         None => opened,
@@ -80,17 +70,36 @@ pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Pee
     let meter = SyncMeter::new(config.env.clone(), config.timings.election.0 / 2);
     let log = open_log(&opened, &config.env, meter.clone()).await?;
     refuse_lost_log(&log, &opened)?;
-    fit_log_to_engine(&log, opened.engine.applied().pos).await?;
-
-    let blank = log.status() == crate::log::LogStatus::default() && opened.engine.applied().pos == LogPos::default();
-    let others: Vec<_> = members.iter().filter(|(other, _)| *other != id).cloned().collect();
-    if blank && !config.join && admin::already_started(&*config.env, &*config.net, id, &others).await {
-        let why = format!("member {} of this cluster has run before, and its data is gone: remove it and add it again", config.name);
-        return Err(StartError::DataDir(why));
+    let applied = opened.engine.applied();
+    fit_log_to_engine(&log, applied.pos).await?;
+    let blank = log.status() == crate::log::LogStatus::default() && applied.pos == LogPos::default();
+    let others: Vec<_> = members.iter().filter(|(other, _)| *other != founder).cloned().collect();
+    let asking = Asking { env: &*config.env, net: &config.net, own: &own, others: &others, cluster };
+    let id = asking.who(config.id, opened.stored, founder, blank, config.join).await?;
+    let membership = membership_of(&applied).map_err(|e| StartError::DataDir(e.to_string()))?;
+    identity::same_name(&membership, id, &config.name)?;
+    if let Some(dir) = &opened.dir {
+        identity::claim(dir, cluster, id, blank)?;
     }
+    Ok(Found { opened, log, meter, membership, id, blank, own, members })
+}
 
-    let network =
-        Network { me: id, net: config.net.clone(), env: config.env.clone(), scratch: opened.scratch.clone(), inline: opened.inline };
+/// Everything of a member but the tasks that run beside consensus.
+pub(super) async fn open(mut config: RaftConfig) -> Result<(Arc<Inner>, Network, Peer, Arc<SyncMeter>), StartError> {
+    let cluster = identity::cluster_id(&config.cluster_token);
+    let Found { opened, log, meter, membership, id, blank, own, members } = find(&mut config, cluster).await?;
+    let kept = opened.dir.as_ref().map(|dir| dir.join(CHRONICLE));
+    let chronicle = Chronicle::open(id, &config.name, config.env.clone(), config.timings.election.0, kept);
+    let status = log.status();
+    chronicle.started(status.vote.map_or(0, |vote| vote.term.get()), status.last.index.get(), blank);
+    let network = Network {
+        me: id,
+        net: config.net.clone(),
+        env: config.env.clone(),
+        scratch: opened.scratch.clone(),
+        inline: opened.inline,
+        chronicle: chronicle.clone(),
+    };
     let (applied_tx, applied) = watch::channel(opened.engine.applied().pos);
     let pending = Arc::new(Pending::new(id, config.env.random_u64()));
     let applier = Applier {
@@ -98,7 +107,7 @@ pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Pee
         sink: config.sink,
         pending: pending.clone(),
         applied: applied_tx,
-        membership: membership_of(&opened.engine.applied()).map_err(|e| StartError::DataDir(e.to_string()))?,
+        membership,
         alarms: watch::channel(Arc::from([])).0,
         sweeping: watch::channel(true).0,
         sweep_batch: config.timings.sweep_batch,
@@ -113,7 +122,8 @@ pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Pee
     let store = LogStore::new(log.clone(), opened.inline);
     let tuned = Arc::new(tune(&config.timings, &config.cluster_token)?);
     let raft = Raft::new(id.get(), tuned, network.clone(), store, machine).await.map_err(|e| StartError::Raft(e.to_string()))?;
-    if blank && !config.join {
+    // A member that joined has an id that is not its founder's.
+    if blank && !config.join && members.iter().any(|(founder, _)| *founder == id) {
         raft.initialize(founders(members)).await.map_err(|e| StartError::Raft(e.to_string()))?;
     }
     let inner = Inner {
@@ -134,6 +144,8 @@ pub(super) async fn open(config: RaftConfig) -> Result<(Arc<Inner>, Network, Pee
         alarms,
         sweeping,
         hands,
+        chronicle,
+        adding: tokio::sync::Mutex::new(()),
     };
     Ok((Arc::new(inner), network, own, meter))
 }
@@ -154,7 +166,7 @@ pub(super) fn members(initial_cluster: &[InitialMember], cluster_token: &str) ->
     }
     let row = |m: &InitialMember| {
         let peer = Peer { name: m.name.clone(), peer_urls: m.peer_urls.clone(), client_urls: m.client_urls.clone(), started: false };
-        (member_id(&m.peer_urls, cluster_token), peer)
+        (identity::member_id(&m.peer_urls, cluster_token), peer)
     };
     Ok(initial_cluster.iter().map(row).collect())
 }
@@ -215,6 +227,7 @@ fn with_reserve<T>(dir: &Path, open: impl Fn() -> Result<T, StartError>) -> Resu
 }
 
 const MARKER: &str = "has-voted";
+const CHRONICLE: &str = "leadership";
 
 /// A member that has voted and does not remember must not take part: it could vote twice, and it may have acknowledged entries
 /// that it no longer has.
@@ -224,60 +237,34 @@ fn refuse_lost_log(log: &Log, opened: &Opened) -> Result<(), StartError> {
     if !voted && opened.engine.applied().pos != LogPos::default() {
         return Err(lost());
     }
-    let Some(marker) = &opened.marker else { return Ok(()) };
+    let Some(marker) = opened.dir.as_ref().map(|dir| dir.join(MARKER)) else { return Ok(()) };
     match (voted, marker.exists()) {
         (false, true) => Err(lost()),
         (true, false) => {
             let io = |e: std::io::Error| StartError::DataDir(format!("{}: {e}", marker.display()));
-            std::fs::write(marker, b"").map_err(io)?;
+            std::fs::write(&marker, b"").map_err(io)?;
             crate::log::disk::sync_dir(marker.parent().unwrap_or(Path::new("."))).map_err(io)
         }
         _ => Ok(()),
     }
 }
 
-/// What a data directory belongs to, so that it is never used by somebody else.
-pub(super) fn identity(cluster: u64, id: MemberId) -> String {
-    format!("kontiki-store 1\ncluster {cluster:016x}\nmember {:016x}\n", id.get())
-}
-
-fn open_storage(storage: Storage, cluster: u64, id: MemberId) -> Result<Opened, StartError> {
+fn open_storage(storage: Storage, cluster: u64) -> Result<Opened, StartError> {
     match storage {
         Storage::Parts { engine, disk, log, scratch, inline } => {
             clear(&scratch)?;
-            Ok(Opened { engine, disk, log, scratch, inline, marker: None })
+            Ok(Opened { engine, disk, log, scratch, inline, dir: None, stored: None })
         }
         Storage::Dir { path, engine, log } => {
             let dir = |e: std::io::Error| StartError::DataDir(format!("{}: {e}", path.display()));
             make_dir(&path).map_err(dir)?;
-            check_identity(&path, &identity(cluster, id))?;
+            let stored = identity::stored(&path, cluster)?;
             let scratch = path.join("snapshots");
             clear(&scratch)?;
             let engine = with_reserve(&path, || RocksEngine::open(&path.join("engine"), engine.clone()).map_err(StartError::from))?;
             let disk = FsDisk::open(&path.join("log")).map_err(dir)?;
-            let marker = Some(path.join(MARKER));
-            Ok(Opened { engine: Arc::new(engine), disk: Arc::new(disk), log, scratch, inline: false, marker })
+            Ok(Opened { engine: Arc::new(engine), disk: Arc::new(disk), log, scratch, inline: false, dir: Some(path), stored })
         }
-    }
-}
-
-pub(super) fn check_identity(dir: &Path, expected: &str) -> Result<(), StartError> {
-    let path = dir.join("identity");
-    let io = |e: std::io::Error| StartError::DataDir(format!("{}: {e}", path.display()));
-    match std::fs::read_to_string(&path) {
-        Ok(found) if found == expected => Ok(()),
-        Ok(found) => {
-            let why = format!("{} belongs to another member or cluster:\n{found}this one is\n{expected}", dir.display());
-            Err(StartError::DataDir(why))
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let unfinished = dir.join("identity.unfinished");
-            std::fs::write(&unfinished, expected).map_err(io)?;
-            std::fs::File::open(&unfinished).and_then(|f| f.sync_all()).map_err(io)?;
-            std::fs::rename(&unfinished, &path).map_err(io)?;
-            crate::log::disk::sync_dir(dir).map_err(io)
-        }
-        Err(e) => Err(io(e)),
     }
 }
 
@@ -333,25 +320,6 @@ async fn fit_log_to_engine(log: &Log, applied: LogPos) -> Result<(), StartError>
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_depend_on_urls_and_token_and_not_on_their_order() {
-        let urls = |list: &[&str]| list.iter().map(|u| (*u).to_owned()).collect::<Vec<_>>();
-        let id = member_id(&urls(&["http://a", "http://b"]), "t");
-        assert_eq!(id, member_id(&urls(&["http://b", "http://a"]), "t"));
-        assert_ne!(id, member_id(&urls(&["http://a"]), "t"));
-        assert_ne!(id, member_id(&urls(&["http://a", "http://b"]), "u"));
-        assert_ne!(cluster_id("t"), cluster_id("u"));
-    }
-
-    #[test]
-    fn a_data_directory_belongs_to_one_member() {
-        let dir = tempfile::tempdir().unwrap();
-        check_identity(dir.path(), &identity(1, MemberId::new(2))).unwrap();
-        check_identity(dir.path(), &identity(1, MemberId::new(2))).unwrap();
-        let error = check_identity(dir.path(), &identity(1, MemberId::new(3))).unwrap_err();
-        assert!(error.to_string().contains("belongs to another member"), "{error}");
-    }
 
     #[test]
     fn a_full_disk_gets_the_reserve() {

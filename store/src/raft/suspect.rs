@@ -40,6 +40,7 @@ const ROUNDS: usize = 3;
 
 /// Called when the stream of entries from a leader has ended.
 pub(super) async fn leader_may_have_died(inner: Arc<Inner>) {
+    let ended = inner.now();
     let seen = inner.raft.metrics().borrow_watched().clone();
     let me = inner.id.get();
     let Some(leader) = seen.current_leader.filter(|leader| *leader != me) else { return };
@@ -48,6 +49,7 @@ pub(super) async fn leader_may_have_died(inner: Arc<Inner>) {
     if within(&*inner.env, PROBE, port_is_closed(&inner, leader, peer.address())).await != Some(true) {
         return;
     }
+    inner.chronicle.port_closed(leader, inner.now().since(ended));
     let survivors: Vec<u64> = membership.voter_ids().filter(|voter| *voter != leader).collect();
     if !survivors.contains(&me) {
         return;

@@ -34,6 +34,9 @@ pub(super) async fn publish_status(inner: Arc<Inner>) {
             // What has stopped a member stays said.
             let next = describe(&now, status.cluster_id, applied_index, status.fatal.clone().or(fatal));
             let modified = *status != next;
+            if (status.term, status.role, status.leader) != (next.term, next.role, next.leader) {
+                inner.chronicle.saw(next.term.get(), next.role == Role::Leader, next.leader.map(MemberId::get));
+            }
             *status = next;
             modified
         });

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kontiki_base::ids::{LogIndex, LogPos, Term};
+use kontiki_proto::store::HandOver;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest, VoteResponse};
 
 use super::types::{self, LogId, Membership, Peer, SnapshotMeta, StoredMembership, TypeConfig, Vote};
@@ -228,16 +229,20 @@ pub(super) fn get_vote_response(from: &mut Bytes) -> Option<VoteResponse<C>> {
     Some(VoteResponse { vote, vote_granted: get_bool(from)?, last_log_id })
 }
 
-pub(super) fn transfer_request(request: &TransferLeaderRequest<C>) -> Bytes {
+pub(super) fn transfer_request(request: &TransferLeaderRequest<C>, why: HandOver) -> Bytes {
     let mut out = BytesMut::with_capacity(48);
     put_vote(&mut out, request.from_leader());
     out.put_u64(*request.to_node_id());
     put_log_id(&mut out, request.last_log_id().copied());
+    out.put_u8(u8::try_from(i32::from(why)).unwrap_or_default());
     out.freeze()
 }
 
-pub(super) fn get_transfer_request(from: &mut Bytes) -> Option<TransferLeaderRequest<C>> {
-    Some(TransferLeaderRequest::new(get_vote(from)?, get_u64(from)?, get_log_id(from)?))
+pub(super) fn get_transfer_request(from: &mut Bytes) -> Option<(TransferLeaderRequest<C>, HandOver)> {
+    let request = TransferLeaderRequest::new(get_vote(from)?, get_u64(from)?, get_log_id(from)?);
+    // A member of another version may have reasons that are not known here.
+    let why = HandOver::try_from(i32::from(from.try_get_u8().ok()?)).unwrap_or(HandOver::Unknown);
+    Some((request, why))
 }
 
 #[cfg(test)]
@@ -281,7 +286,8 @@ mod tests {
         let answer = VoteResponse::new(vote(), Some(log_id(1)), true);
         assert_eq!(decode(vote_response(&answer), get_vote_response).unwrap(), answer);
         let transfer = TransferLeaderRequest::new(vote(), 7, None);
-        assert_eq!(decode(transfer_request(&transfer), get_transfer_request).unwrap(), transfer);
+        let sent = transfer_request(&transfer, HandOver::StallingDisk);
+        assert_eq!(decode(sent, get_transfer_request).unwrap(), (transfer, HandOver::StallingDisk));
         let meta = SnapshotMeta { last_log_id: Some(log_id(8)), last_membership: StoredMembership::new(Some(log_id(2)), membership()) };
         let mut out = BytesMut::new();
         put_meta(&mut out, &meta);

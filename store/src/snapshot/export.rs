@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::ops::Bound;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use kontiki_base::ids::Revision;
 use kontiki_mvcc::keys::{self, Stamp, Version};
 use kontiki_mvcc::{Space, View, ViewError};
@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::SnapshotError;
 use super::bbolt::{BoltError, Layout, Tree, Writer};
 use super::records::{self, bucket, meta, stamp_key};
+use super::users::Users;
 use crate::engine::AppliedMark;
 use crate::engine::mark::MARK_KEY;
 use crate::raft::Member;
@@ -60,11 +61,10 @@ impl Source {
     fn fill<W: Write>(&self, to: &mut Writer<W>) -> Result<(), SnapshotError> {
         let view = &*self.view;
         let empty = |_: &mut Tree<'_, W>| Ok::<_, SnapshotError>(());
-        for name in ["alarm", "auth", "authRoles", bucket::AUTH_USERS, "cluster"] {
-            to.bucket(name.as_bytes(), empty)?;
-        }
+        to.bucket(b"alarm", empty)?;
+        Users::of(view)?.write(to)?;
+        to.bucket(b"cluster", empty)?;
         to.bucket(bucket::KEY.as_bytes(), |tree| versions(view, tree))?;
-        to.bucket(bucket::KONTIKI.as_bytes(), |tree| our_own(view, tree))?;
         to.bucket(bucket::LEASE.as_bytes(), |tree| leases(view, tree))?;
         to.bucket(bucket::MEMBERS.as_bytes(), |tree| self.members(tree))?;
         to.bucket(b"members_removed", empty)?;
@@ -156,18 +156,6 @@ fn leases<W: Write>(view: &dyn View, tree: &mut Tree<'_, W>) -> Result<(), Snaps
     for lease in all {
         let record = records::Lease { id: lease.id.get(), ttl: lease.ttl, remaining: 0 };
         tree.put(lease.id.get().to_be_bytes().to_vec(), record.encode_to_vec())?;
-    }
-    Ok(())
-}
-
-/// The bucket of what etcd has no place for, or another one.
-fn our_own<W: Write>(view: &dyn View, tree: &mut Tree<'_, W>) -> Result<(), SnapshotError> {
-    for record in view.scan(Space::Auth, Bound::Unbounded, Bound::Unbounded, false) {
-        let (key, value) = record?;
-        let mut tagged = Vec::with_capacity(1 + key.len());
-        tagged.put_u8(Space::Auth as u8);
-        tagged.put_slice(&key);
-        tree.put(tagged, value)?;
     }
     Ok(())
 }

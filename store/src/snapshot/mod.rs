@@ -19,6 +19,7 @@ pub mod records;
 pub mod restore;
 #[cfg(test)]
 mod tests;
+mod users;
 
 use std::path::{Path, PathBuf};
 

@@ -6,8 +6,9 @@
 //! | `lease` | BE(id) | `leasepb.Lease` |
 //! | `meta` | `consistent_index`, `term`, `confState`, `scheduledCompactRev`, … | see [`export`](super::export) |
 //! | `members` | id, hexadecimal | JSON |
-//! | `auth`, `authUsers`, `authRoles`, `alarm`, `cluster`, `members_removed` | | |
-//! | `kontiki` | space byte, key | our own records that have no place in the others; etcd does not look at it |
+//! | `auth`, `authUsers`, `authRoles` | | see [`users`](super::users) |
+//! | `alarm`, `cluster`, `members_removed` | | |
+//! | `kontiki` | space byte, key | users and roles in files of older versions of ours; it is read, and not written any more |
 //!
 //! Source: etcd, `server/storage/schema`, `server/storage/mvcc/revision.go`.
 
@@ -29,9 +30,13 @@ pub mod bucket {
     pub const META: &str = "meta";
     /// Members of the cluster.
     pub const MEMBERS: &str = "members";
+    /// Whether users count.
+    pub const AUTH: &str = "auth";
+    /// Roles.
+    pub const AUTH_ROLES: &str = "authRoles";
     /// Users.
     pub const AUTH_USERS: &str = "authUsers";
-    /// Records of ours.
+    /// Records of ours, in files that we made before users had their place in etcd's buckets.
     pub const KONTIKI: &str = "kontiki";
 }
 

@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use kontiki_base::ids::{LeaseId, Revision};
 use kontiki_mvcc::keys::{self, Meta, Stamp};
-use kontiki_mvcc::{EMPTY, NEVER_COMPACTED, Space};
+use kontiki_mvcc::{Batch, EMPTY, MemView, NEVER_COMPACTED, Space};
 use kontiki_proto::etcd::mvccpb::KeyValue;
 use prost::Message as _;
 
 use super::bbolt::{Bucket, Db};
 use super::file::SnapshotFile;
 use super::records::{self, bucket, meta};
+use super::users::Users;
 use super::{OnProgress, Progress, SnapshotError, io};
 use crate::engine::bulk::{BulkLoad, Facts, Leases, Loaded};
 use crate::engine::rocks::RocksOptions;
@@ -64,8 +65,10 @@ pub struct Restored {
     pub changes: u64,
     /// Leases. Each has its whole time again from the first election on.
     pub leases: u64,
-    /// What was in the file and could not be taken over, in words.
-    pub left_out: Vec<String>,
+    /// Users.
+    pub users: u64,
+    /// Whether clients must say who they are.
+    pub auth_enabled: bool,
 }
 
 /// Makes the directory.
@@ -170,14 +173,24 @@ fn load(file: &SnapshotFile, plan: &Plan, founding: &Founding, dir: &Path, progr
     let was = was.max(compacted);
     let (revision, compact) = raise(was, compacted, plan)?;
     load.records(Space::Lease, leases.records.iter().cloned())?;
-    let left_out = others(&db, &buckets, &load)?;
+    let users = users(&db, &buckets)?;
+    load.records(Space::Auth, users.iter().flat_map(Users::records))?;
     progress(Progress { what: "sorting", done: 0, total: 0 });
     let facts = Facts { revision, compact, mark: founding.mark.clone() };
     let Loaded { keys, without_lease } = load.finish(&facts, &leases)?;
     if without_lease > 0 {
         tracing::warn!(keys = without_lease, "keys named a lease that is not in the snapshot: they live on without one");
     }
-    Ok(Restored { was, revision, compact, keys, changes, leases: leases.ids.len() as u64, left_out })
+    Ok(Restored {
+        was,
+        revision,
+        compact,
+        keys,
+        changes,
+        leases: leases.ids.len() as u64,
+        users: users.as_ref().map_or(0, |users| users.users.len() as u64),
+        auth_enabled: users.is_some_and(|users| users.facts.enabled),
+    })
 }
 
 /// The revision to begin at, and where history begins.
@@ -248,25 +261,23 @@ fn compacted(db: &Db, buckets: &[Bucket]) -> Result<Revision, SnapshotError> {
     Ok(compact)
 }
 
-/// Takes our own records over, and says what else is there that cannot be.
-fn others(db: &Db, buckets: &[Bucket], load: &BulkLoad) -> Result<Vec<String>, SnapshotError> {
-    let mut left_out = Vec::new();
-    if let Some(bucket) = find(buckets, bucket::KONTIKI) {
-        let mut cursor = db.cursor(bucket)?;
-        while let Some((tagged, value)) = cursor.next()? {
-            if tagged.first() != Some(&(Space::Auth as u8)) {
-                return Err(bad(bucket::KONTIKI, format!("{tagged:?} is a record of a newer version: restore with that one")));
-            }
-            load.records(Space::Auth, [(tagged.slice(1..), value)])?;
+/// Users and roles: where etcd has them, or where older versions of ours had them.
+fn users(db: &Db, buckets: &[Bucket]) -> Result<Option<Users>, SnapshotError> {
+    if let Some(users) = Users::read(db, buckets)? {
+        return Ok(Some(users));
+    }
+    let Some(bucket) = find(buckets, bucket::KONTIKI) else { return Ok(None) };
+    let mut records = MemView::new();
+    let mut batch = Batch::default();
+    let mut cursor = db.cursor(bucket)?;
+    while let Some((tagged, value)) = cursor.next()? {
+        if tagged.first() != Some(&(Space::Auth as u8)) {
+            return Err(bad(bucket::KONTIKI, format!("{tagged:?} is a record of a newer version: restore with that one")));
         }
-        return Ok(left_out);
+        batch.put(Space::Auth, tagged.slice(1..), value);
     }
-    if let Some(bucket) = find(buckets, bucket::AUTH_USERS)
-        && db.cursor(bucket)?.next()?.is_some()
-    {
-        left_out.push("users and roles: add them again, and enable auth, before clients are let in".into());
-    }
-    Ok(left_out)
+    records.commit(batch);
+    Ok(Some(Users::of(&records)?))
 }
 
 impl From<StartError> for SnapshotError {

@@ -57,7 +57,7 @@ pub(crate) async fn leader(stores: &[StoreHandle]) -> usize {
     tokio::time::timeout(Duration::from_secs(20), agreed).await.expect("a leader that all know")
 }
 
-async fn channel(store: &StoreHandle) -> Channel {
+pub(crate) async fn channel(store: &StoreHandle) -> Channel {
     Endpoint::try_from(format!("http://{}", store.client_addr().unwrap())).unwrap().connect().await.unwrap()
 }
 
@@ -200,6 +200,63 @@ async fn a_member_goes_and_another_comes() {
     leader(&stores).await;
     let res = stores[2].kv().range(RangeReq::new(KeyRange::single("k"))).await.unwrap();
     assert_eq!(res.count, 1);
+    for store in stores {
+        store.shutdown().await;
+    }
+}
+
+/// A machine loses its disk and comes back at the same address: as another member, which cannot vote where the old one has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_member_comes_back_at_its_address_as_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stores = start_three(dir.path()).await;
+    let lead = leader(&stores).await;
+    put(&*stores[lead].kv(), "k").await.unwrap();
+    let mut cluster = ClusterClient::new(channel(&stores[lead]).await);
+    let at = (lead + 1) % 3;
+    let lost = stores.remove(at);
+    let (old, name) = (lost.status().borrow().id.get(), format!("m{at}"));
+    let before = cluster.member_list(pb::MemberListRequest { linearizable: true }).await.unwrap().into_inner().members;
+    let urls = before.iter().find(|m| m.id == old).unwrap().peer_ur_ls.clone();
+    let initial: Vec<_> = before.iter().map(|m| (m.name.clone(), m.peer_ur_ls.clone())).collect();
+    lost.shutdown().await;
+    let data = dir.path().join(&name);
+    let config = |join: bool| {
+        let mut config = StoreConfig::single(&name, data.clone(), Arc::new(SystemEnv::new()));
+        config.listen_peer = urls[0].strip_prefix("http://").unwrap().parse().unwrap();
+        (config.initial_cluster, config.join) = (initial.clone(), join);
+        config
+    };
+    std::fs::remove_dir_all(&data).unwrap();
+    let wiped = Store::start(config(false)).await.err().expect("it could vote twice").to_string();
+    assert!(wiped.contains("its data is gone") && wiped.contains("kontiki member remove"), "{wiped}");
+    let wiped = Store::start(config(true)).await.err().expect("it is still the old one").to_string();
+    assert!(wiped.contains("its data is gone"), "{wiped}");
+
+    cluster.member_remove(pb::MemberRemoveRequest { id: old }).await.unwrap();
+    let gone = Store::start(config(false)).await.err().expect("it is no founder any more").to_string();
+    assert!(gone.contains(&format!("kontiki member add {name}")), "{gone}");
+    let add = pb::MemberAddRequest { peer_ur_ls: urls.clone(), is_learner: true };
+    let new = cluster.member_add(add.clone()).await.unwrap().into_inner().member.unwrap().id;
+    assert_ne!(new, old);
+    let twice = cluster.member_add(pb::MemberAddRequest { is_learner: false, ..add }).await.unwrap_err();
+    assert_eq!(twice.message(), "etcdserver: Peer URLs already exists");
+    let store = Store::start(config(true)).await.unwrap();
+    assert_eq!(store.status().borrow().id.get(), new, "the others told it who it is");
+    let promoted = async {
+        while let Err(status) = cluster.member_promote(pb::MemberPromoteRequest { id: new }).await {
+            assert!(status.message().contains("in sync with leader"), "{status:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), promoted).await.expect("it catches up");
+    // It knows who it is by itself from now on, whatever it is started with.
+    store.shutdown().await;
+    let store = Store::start(config(false)).await.unwrap();
+    assert_eq!(store.status().borrow().id.get(), new);
+    stores.insert(at, store);
+    leader(&stores).await;
+    assert_eq!(stores[at].kv().range(RangeReq::new(KeyRange::single("k"))).await.unwrap().count, 1);
     for store in stores {
         store.shutdown().await;
     }

@@ -83,7 +83,7 @@ impl Stage {
         let server = &self.world.servers[victim];
         let disk = server.disk.clone();
         tokio::task::spawn_blocking(move || disk.wipe()).await??;
-        let url = server.become_another()?;
+        let url = server.become_another();
         let add = || async {
             let request = MemberAddRequest { peer_ur_ls: vec![url.clone()], is_learner: true };
             match self.cluster(victim)?.member_add(request).await {

@@ -27,7 +27,7 @@ use kontiki_base::KeyRange;
 
 pub use check::{Rights, may_read, may_read_lease, may_run, may_write_lease, must_be_admin, must_be_known};
 pub use ranges::Ranges;
-pub use record::{Facts, Role, User, facts, role, roles, user, users, verify};
+pub use record::{Facts, Role, User, facts, records, role, roles, user, users, verify};
 
 /// The user without whom auth cannot be enabled, and the role that may do anything.
 pub const ROOT: &str = "root";

@@ -181,6 +181,16 @@ pub(super) fn set_role(name: &str, role: Option<&Role>) -> Change {
     (key_of(ROLE_TAG, name), role.map(Role::encode))
 }
 
+/// The records of a whole state, in order: for a state that is loaded at once.
+pub fn records(facts: Facts, users: &[(String, User)], roles: &[(String, Role)]) -> Vec<(Bytes, Bytes)> {
+    let users = users.iter().map(|(name, user)| (key_of(USER_TAG, name), user.encode()));
+    let roles = roles.iter().map(|(name, role)| (key_of(ROLE_TAG, name), role.encode()));
+    let facts = set_facts(facts);
+    let mut records: Vec<_> = users.chain(roles).chain(facts.1.map(|value| (facts.0, value))).collect();
+    records.sort();
+    records
+}
+
 /// Whether auth is enabled, and its revision.
 ///
 /// # Errors

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kontiki_base::BoxFuture;
-use kontiki_base::ids::{LogIndex, MemberId};
+use kontiki_base::ids::{LogIndex, MemberId, Term};
 use kontiki_base::kv::KvError;
 use kontiki_base::net::PeerRpc;
 
 use super::world::{World, read, write};
 use crate::engine::Engine;
-use crate::raft::{Consensus, LeaderDesk, Member, Role, StartError};
+use crate::raft::{Consensus, LeaderDesk, Member, Role, StartError, types, wire};
 
 async fn sleep_ms(ms: u64) {
     tokio::time::sleep(Duration::from_millis(ms)).await;
@@ -141,7 +141,7 @@ async fn a_new_member_joins_as_learner_and_then_votes() {
     sleep_ms(20_000).await;
     let joiner = world.start_joiner().await;
     let member = Member {
-        id: MemberId::ZERO,
+        id: world.hosts[joiner].id,
         name: world.hosts[joiner].name.clone(),
         peer_urls: vec![format!("http://m{joiner}:2380")],
         client_urls: vec![],
@@ -254,4 +254,95 @@ async fn the_log_goes_only_behind_what_is_flushed() {
     world.wait_leader().await;
     world.node(0).read_barrier().await.unwrap();
     assert!(read(&world.hosts[0].engine, "k99").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_id_never_comes_back_and_an_address_does_under_another() {
+    let mut world = World::new(3, 21);
+    world.start_all().await;
+    let leader = world.wait_leader().await;
+    let (gone, follower) = ((leader + 1) % 3, (leader + 2) % 3);
+    let old = world.hosts[gone].id;
+    let as_it_was = world.status(leader).members.into_iter().find(|m| m.id == old).unwrap();
+    world.node(follower).remove_voter(old).await.unwrap();
+    world.crash(gone).await;
+    world.wipe(gone);
+    // Not as itself, whoever leads: what was removed is part of the state.
+    let again = world.node(follower).add_learner(as_it_was.clone()).await.unwrap_err();
+    assert_eq!(again, KvError::Unavailable("etcdserver: member ID already exist".into()));
+    world.crash(leader).await;
+    world.start(leader).await;
+    let leader = world.wait_leader().await;
+    let again = world.node(leader).add_learner(as_it_was.clone()).await.unwrap_err();
+    assert_eq!(again, KvError::Unavailable("etcdserver: member ID already exist".into()));
+    // At its address, as another.
+    world.node(leader).add_learner(Member { id: MemberId::ZERO, name: String::new(), ..as_it_was.clone() }).await.unwrap();
+    let urls = as_it_was.peer_urls.clone();
+    let new = world.status(leader).members.into_iter().find(|m| m.peer_urls == urls).unwrap().id;
+    assert_ne!(new, old);
+    let twice = world.node(follower).add_learner(Member { id: MemberId::ZERO, ..as_it_was }).await.unwrap_err();
+    assert_eq!(twice, KvError::Unavailable("etcdserver: Peer URLs already exists".into()));
+    // Its vote counts for nothing any more, in whatever term it asks.
+    let late = openraft::raft::VoteRequest::new(
+        types::vote_from_log(crate::log::Vote { term: Term::new(99), member: old, committed: false }),
+        None,
+    );
+    let answer = world.node(leader).handler().handle(PeerRpc::Vote, wire::vote_request(&late)).await;
+    assert!(answer.unwrap_err().contains("was removed from the cluster"));
+    world.converge().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_founder_does_not_found_a_cluster_that_runs_without_it() {
+    let mut world = World::new(3, 22);
+    world.start_all().await;
+    let leader = world.wait_leader().await;
+    let gone = (leader + 1) % 3;
+    sleep_ms(3_000).await;
+    world.node(leader).remove_voter(world.hosts[gone].id).await.unwrap();
+    world.crash(gone).await;
+    world.wipe(gone);
+    let error = world.try_start(gone).await.unwrap_err().to_string();
+    assert!(error.contains("kontiki member add m") && error.contains("--initial-cluster-state=existing"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_whose_leader_died_in_the_middle_is_completed_by_the_next() {
+    let mut world = World::new(3, 23);
+    world.start_all().await;
+    let leader = world.wait_leader().await;
+    let joiner = world.start_joiner().await;
+    let member = Member {
+        id: world.hosts[joiner].id,
+        name: world.hosts[joiner].name.clone(),
+        peer_urls: vec![format!("http://m{joiner}:2380")],
+        client_urls: vec![],
+        learner: true,
+    };
+    world.node(leader).add_learner(member).await.unwrap();
+    world.converge().await;
+    // The first of its two steps is made, and then the leader is gone: as if it had died there.
+    let gone = (leader + 1) % 3;
+    let voters: std::collections::BTreeSet<u64> = [leader, (leader + 2) % 3, joiner].into_iter().map(|n| world.hosts[n].id.get()).collect();
+    let joint = {
+        let node = world.node(leader);
+        let now = super::super::admin::membership(&node.inner);
+        let mut configs = now.membership().get_joint_config().clone();
+        configs.push(voters.clone());
+        let nodes: std::collections::BTreeMap<u64, types::Peer> = now.membership().nodes().map(|(id, peer)| (*id, peer.clone())).collect();
+        types::Membership::new(configs, nodes).unwrap()
+    };
+    let raft = world.node(leader).inner.raft.clone();
+    raft.append_membership(joint, types::Payload::Blank, []).await.unwrap();
+    world.crash(leader).await;
+    for _ in 0..1_000 {
+        sleep_ms(20).await;
+        let Some(next) = world.leader() else { continue };
+        let now = super::super::admin::membership(&world.node(next).inner);
+        if now.membership().get_joint_config() == std::slice::from_ref(&voters) {
+            assert!(world.status(next).members.iter().all(|m| m.id != world.hosts[gone].id), "who lost its vote is gone");
+            return;
+        }
+    }
+    panic!("the change was never completed");
 }

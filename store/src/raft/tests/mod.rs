@@ -2,6 +2,7 @@
 
 mod cases;
 mod chaos;
+mod leadership;
 mod real;
 mod upkeep;
-mod world;
+pub(super) mod world;

@@ -40,7 +40,8 @@ fn config_of(dir: &Path, name: &str, initial_cluster: Vec<InitialMember>, token:
         initial_cluster,
         cluster_token: token.into(),
         join: false,
-        storage: Storage::Dir {
+        id: None,
+        storage: Some(Storage::Dir {
             path: dir.join("data"),
             engine: RocksOptions {
                 cache_bytes: 8 << 20,
@@ -50,7 +51,7 @@ fn config_of(dir: &Path, name: &str, initial_cluster: Vec<InitialMember>, token:
                 ..RocksOptions::default()
             },
             log: LogOptions { segment_bytes: 1 << 20, tail_bytes: 64 << 10, spares: 2 },
-        },
+        }),
         net,
         env: Arc::new(SystemEnv::new()),
         sink: Arc::new(Sink::default()),
@@ -160,23 +161,23 @@ impl PeerHandler for Door {
     }
 }
 
-struct Site {
+pub(super) struct Site {
     dir: tempfile::TempDir,
     door: Arc<Door>,
     server: Option<PeerServerHandle>,
     addr: SocketAddr,
-    node: Option<Arc<RaftNode>>,
+    pub(super) node: Option<Arc<RaftNode>>,
 }
 
 impl Site {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let door = Arc::new(Door::default());
         let server = serve("127.0.0.1:0".parse().unwrap(), None, door.clone(), None).await.unwrap();
         let addr = server.addr;
         Self { dir: tempfile::tempdir().unwrap(), door, server: Some(server), addr, node: None }
     }
 
-    async fn start(&mut self, n: usize, cluster: &[InitialMember]) {
+    pub(super) async fn start(&mut self, n: usize, cluster: &[InitialMember]) {
         if self.server.is_none() {
             self.server = Some(serve(self.addr, None, self.door.clone(), None).await.unwrap());
         }
@@ -186,7 +187,7 @@ impl Site {
         self.node = Some(node);
     }
 
-    async fn kill(&mut self) {
+    pub(super) async fn kill(&mut self) {
         self.server.take().unwrap().stop().await;
         *self.door.0.lock().unwrap() = None;
         let node = self.node.take().unwrap();
@@ -199,7 +200,16 @@ impl Site {
     }
 }
 
-async fn leader_of(sites: &[Site]) -> usize {
+pub(super) fn cluster_of(sites: &[Site]) -> Vec<InitialMember> {
+    let row = |(n, s): (usize, &Site)| InitialMember {
+        name: format!("m{n}"),
+        peer_urls: vec![format!("http://{}", s.addr)],
+        client_urls: vec![],
+    };
+    sites.iter().enumerate().map(row).collect()
+}
+
+pub(super) async fn leader_of(sites: &[Site]) -> usize {
     for _ in 0..1_000 {
         let leads = |s: &Site| s.node.as_ref().is_some_and(|n| n.status().borrow().role == Role::Leader);
         if let Some(found) = sites.iter().position(leads) {
@@ -213,12 +223,7 @@ async fn leader_of(sites: &[Site]) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_members_over_the_wire_survive_the_leader_and_send_a_snapshot() {
     let mut sites = vec![Site::new().await, Site::new().await, Site::new().await];
-    let row = |(n, s): (usize, &Site)| InitialMember {
-        name: format!("m{n}"),
-        peer_urls: vec![format!("http://{}", s.addr)],
-        client_urls: vec![],
-    };
-    let cluster: Vec<_> = sites.iter().enumerate().map(row).collect();
+    let cluster = cluster_of(&sites);
     for (n, site) in sites.iter_mut().enumerate() {
         site.start(n, &cluster).await;
     }

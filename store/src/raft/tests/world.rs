@@ -27,13 +27,13 @@ pub(super) fn random(state: &mut u64) -> u64 {
 }
 
 /// Simulated time and seeded randomness, on tokio's paused clock.
-pub(super) struct TestEnv {
+pub(in crate::raft) struct TestEnv {
     origin: tokio::time::Instant,
     seed: Mutex<u64>,
 }
 
 impl TestEnv {
-    pub(super) fn new(seed: u64) -> Arc<Self> {
+    pub(in crate::raft) fn new(seed: u64) -> Arc<Self> {
         Arc::new(Self { origin: tokio::time::Instant::now(), seed: Mutex::new(seed) })
     }
 }
@@ -294,13 +294,14 @@ impl World {
             initial_cluster,
             cluster_token: TOKEN.into(),
             join,
-            storage: Storage::Parts {
+            id: join.then_some(host.id),
+            storage: Some(Storage::Parts {
                 engine: Arc::new(host.engine.clone()),
                 disk: Arc::new(host.disk.clone()),
                 log: LogOptions { segment_bytes: 64 << 10, tail_bytes: 16 << 10, spares: 2 },
                 scratch: host.scratch.path().join("snapshots"),
                 inline: true,
-            },
+            }),
             net: Arc::new(MemNet { me: host.id, wires: self.wires.clone() }),
             env: self.env.clone(),
             sink: Arc::new(Sink::default()),
