@@ -51,12 +51,8 @@ fn channel(config: &ApiConfig, url: &str) -> Result<Channel, ConfigError> {
         return transport.channel(url).ok_or_else(|| bad("there is no such server".into()));
     }
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| bad(e.to_string()))?;
-    let endpoint = endpoint
-        .connect_timeout(Duration::from_secs(2))
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(2))
-        .keep_alive_timeout(Duration::from_secs(3))
-        .keep_alive_while_idle(true);
+    let endpoint =
+        endpoint.http2_keep_alive_interval(Duration::from_secs(2)).keep_alive_timeout(Duration::from_secs(3)).keep_alive_while_idle(true);
     let endpoint = if url.starts_with("https://") {
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&config.ca_pem))
@@ -67,7 +63,8 @@ fn channel(config: &ApiConfig, url: &str) -> Result<Channel, ConfigError> {
     } else {
         return Err(bad("must start with https://".into()));
     };
-    Ok(Channel::new(endpoint.connect_lazy().map_err(ChannelError::new)))
+    let tcp = kontiki_proto::socket::connector(Duration::from_secs(2));
+    Ok(Channel::new(endpoint.connect_with_connector_lazy(tcp).map_err(ChannelError::new)))
 }
 
 /// A transport that is shared.

@@ -198,8 +198,8 @@ async fn serve_connection(
     stack: Arc<Stack>,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
-    if let Err(error) = socket.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
+    if let Err(error) = kontiki_proto::socket::tune(&socket) {
+        tracing::debug!(%error, "a connection could not be set up to notice a dead end");
     }
     let env = stack.core.env.clone();
     let secured = tokio::select! {

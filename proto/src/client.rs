@@ -156,6 +156,7 @@ pub fn endpoint(url: &str, tls: Option<&ClientTls>) -> Result<Endpoint, KvError>
         .map_err(bad)?
         .connect_timeout(CONNECT)
         .tcp_nodelay(true)
+        .tcp_keepalive(Some(crate::socket::KEEPALIVE))
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
         .initial_stream_window_size(4 << 20)

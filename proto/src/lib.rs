@@ -6,6 +6,7 @@ pub mod convert;
 pub mod env;
 pub mod etcd;
 pub mod process;
+pub mod socket;
 pub mod trace;
 
 /// Generated: `kontiki.api.v1`, the native gRPC door.

@@ -196,7 +196,7 @@ async fn connect(
     keep: Connections,
     closed: watch::Receiver<bool>,
 ) -> Ended {
-    stream.set_nodelay(true)?;
+    kontiki_proto::socket::tune(&stream)?;
     let peer = Peer { addr, common_name: None };
     let Some(acceptor) = acceptor else { return shortened(stream, peer, served, keep, closed).await };
     let encrypted = tokio::select! {

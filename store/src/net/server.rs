@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use kontiki_base::BoxFuture;
 use kontiki_base::ids::MemberId;
 use kontiki_base::limits;
@@ -80,7 +81,8 @@ pub(crate) async fn serve(
     let server = server.add_service(service);
     let (task, accepting) = match tls {
         None => {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming =
+                TcpIncoming::from(listener).map(|stream| stream.and_then(|stream| kontiki_proto::socket::tune(&stream).map(|()| stream)));
             (tokio::spawn(report(addr, server.serve_with_incoming_shutdown(incoming, stopped))), None)
         }
         Some(tls) => {
@@ -116,7 +118,7 @@ async fn accept(listener: TcpListener, tls: Arc<ServerTls>, ready: mpsc::Sender<
         tokio::spawn(async move {
             let _place = place;
             let shaken = async {
-                stream.set_nodelay(true)?;
+                kontiki_proto::socket::tune(&stream)?;
                 acceptor.accept(stream).await
             };
             match tokio::time::timeout(CONNECT * 5, shaken).await {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -221,6 +222,9 @@ async fn answer(inner: &Arc<Inner>, request: Request) -> Result<Bytes, KvError> 
         return Ok(inner.chronicle.told().encode_to_vec().into());
     }
     if request == Request::Belongs {
+        if inner.leaving.load(Ordering::Acquire) {
+            return Err(KvError::Stopped);
+        }
         return Ok(members::belonging(inner));
     }
     if inner.lead().is_none_or(|lead| lead.id != inner.id) {
@@ -314,7 +318,16 @@ async fn transfer(inner: &Inner, to: MemberId, why: HandOver) -> Result<(), KvEr
     within(&*inner.env, inner.timings.election.1 * 2, moved).await.ok_or(KvError::Timeout)
 }
 
-/// Before a leader stops it gives its leadership to the member that has the most of its log, so that writes go on at once.
+/// Before a member stops it gives its leadership, if it has it, to the member that has the most of its log, so that writes go on at once. It is
+/// told twice, before and after its clients have gone: what did not work the first time in a term is not tried again.
+pub(super) async fn leave(inner: &Inner) {
+    let first = !inner.leaving.swap(true, Ordering::AcqRel);
+    if first || inner.lead().is_some_and(|lead| lead.id == inner.id && inner.chronicle.handing() == HandOver::Unknown) {
+        leave_leadership(inner, HandOver::Stopping).await;
+    }
+}
+
+/// Gives leadership to another, if this member has it.
 pub(super) async fn leave_leadership(inner: &Inner, why: HandOver) {
     leave_leadership_to(inner, why, |_| true).await;
 }
@@ -325,14 +338,21 @@ pub(super) async fn leave_leadership_to(inner: &Inner, why: HandOver, suits: imp
         return;
     }
     let voters: BTreeSet<u64> = membership(inner).voter_ids().collect();
+    if voters.len() < 2 {
+        return;
+    }
+    // Whoever stops, too, says so or does not answer: nobody can be elected without most of the others, and whoever stops need not try.
+    let answering = members::answering(inner, LISTEN).await;
+    if (answering.iter().filter(|id| voters.contains(&id.get())).count() + 1) * 2 <= voters.len() {
+        tracing::info!("leadership was not handed over: most of the others do not answer, or stop, too");
+        return;
+    }
     let best = {
         let metrics = inner.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let others = metrics
-            .replication
-            .iter()
-            .flatten()
-            .filter(|(id, _)| **id != inner.id.get() && voters.contains(*id) && suits(MemberId::new(**id)));
+        let others = metrics.replication.iter().flatten();
+        let others =
+            others.filter(|(id, _)| voters.contains(*id) && answering.contains(&MemberId::new(**id)) && suits(MemberId::new(**id)));
         others.max_by_key(|(_, matched)| **matched).map(|(id, _)| *id)
     };
     if let Some(best) = best
@@ -341,6 +361,9 @@ pub(super) async fn leave_leadership_to(inner: &Inner, why: HandOver, suits: imp
         tracing::info!(to = best, %error, "leadership was not handed over; an election decides");
     }
 }
+
+/// How long the others have to answer before a leader decides to whom it hands over.
+const LISTEN: Duration = Duration::from_millis(300);
 
 /// Tells the cluster, once in a member's life, that this member has started: from then on it is known to hold votes and entries, and
 /// is refused should it ever come back with nothing (etcd does the same by publishing a member's client URLs).

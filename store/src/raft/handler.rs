@@ -90,7 +90,13 @@ impl PeerHandler for Handler {
             }
             match rpc {
                 PeerRpc::Append => {
-                    let ended = append_stream(&inner, stream).await;
+                    // A stream on which nothing comes would hold a member that has stopped, and its files, for as long as its peer lives.
+                    let mut closing = inner.closing.subscribe();
+                    let ended = tokio::select! {
+                        biased;
+                        ended = append_stream(&inner, stream) => ended,
+                        _ = closing.wait_for(|closing| *closing) => return Err("this member has stopped".into()),
+                    };
                     suspect::leader_may_have_died(inner).await;
                     ended
                 }

@@ -25,6 +25,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::pending::Pending;
+use super::transfers::Transfers;
 use super::types::{self, Applied, Entry, LogId, Origin, Payload, SnapshotMeta, StoredMembership, TypeConfig};
 use super::{AppliedBatch, ApplySink, removed, wire};
 use crate::engine::memo::{Memo, Remembered};
@@ -358,23 +359,31 @@ enum Hands {
 pub(crate) struct Machine {
     engine: Arc<dyn Engine>,
     hands: Hands,
+    /// Snapshots under way.
+    transfers: Arc<Transfers>,
 }
 
 impl Machine {
     /// Starts the apply thread, unless everything is to run inline.
-    pub(crate) fn start(applier: Applier, inline: bool, env: &Arc<dyn Env>, sweep_pause: Duration) -> io::Result<(Self, Reach)> {
+    pub(crate) fn start(
+        applier: Applier,
+        inline: bool,
+        env: &Arc<dyn Env>,
+        sweep_pause: Duration,
+        transfers: Arc<Transfers>,
+    ) -> io::Result<(Self, Reach)> {
         let engine = applier.engine.clone();
         if inline {
             let applier = Arc::new(Mutex::new(applier));
             let reach = Reach::Inline(Arc::downgrade(&applier));
-            return Ok((Self { engine, hands: Hands::Inline(applier) }, reach));
+            return Ok((Self { engine, hands: Hands::Inline(applier), transfers }, reach));
         }
         let (jobs, queue) = mpsc::channel(limits::RAFT_APPLY_QUEUE);
         let sweeps = pace_sweeps(env.clone(), applier.sweeping.subscribe(), jobs.downgrade(), sweep_pause);
         std::thread::Builder::new().name("raft-apply".into()).spawn(move || applier.run(queue))?;
         env.spawn("raft.sweep", Box::pin(sweeps));
         let reach = Reach::Thread(jobs.downgrade());
-        Ok((Self { engine, hands: Hands::Thread(jobs) }, reach))
+        Ok((Self { engine, hands: Hands::Thread(jobs), transfers }, reach))
     }
 
     async fn submit(&mut self, job: Job, done: oneshot::Receiver<io::Result<()>>) -> io::Result<()> {
@@ -456,7 +465,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let meta = self.meta()?;
+        // What is said here is what the receiver is taken to have afterwards. A transfer that broke goes on with the checkpoint of then, so no more
+        // than that may be said; the entries behind it follow from the log.
+        let meta = self.transfers.oldest().map_or_else(|| self.meta(), Ok)?;
         Ok(meta.last_log_id.is_some().then(|| Snapshot { meta, snapshot: SnapshotData::Engine(self.engine.clone()) }))
     }
 }

@@ -139,7 +139,7 @@ pub(super) fn read_belonging(body: Bytes) -> Option<(u64, StoredMembership)> {
 }
 
 /// Asks all other members something; what those answer that can be reached.
-async fn ask_others(inner: &Inner, request: &Request) -> Vec<(MemberId, Bytes)> {
+async fn ask_others(inner: &Inner, limit: Duration, request: &Request) -> Vec<(MemberId, Bytes)> {
     let membership = membership(inner);
     let others = membership.membership().nodes().filter(|(id, _)| **id != inner.id.get());
     let calls: futures::stream::FuturesUnordered<_> = others
@@ -147,7 +147,7 @@ async fn ask_others(inner: &Inner, request: &Request) -> Vec<(MemberId, Bytes)> 
             let id = MemberId::new(*id);
             let call = inner.net.call(id, peer.address(), PeerRpc::Ask, request.encode());
             async move {
-                let reply = within(&*inner.env, HELLO, call).await?.ok()?;
+                let reply = within(&*inner.env, limit, call).await?.ok()?;
                 Some((id, decode_reply(reply).ok()?))
             }
         })
@@ -161,7 +161,7 @@ pub(super) async fn observations(inner: &Inner, everyone: bool) -> (Vec<MemberOb
     if !everyone {
         return (told, Vec::new());
     }
-    let answers = ask_others(inner, &Request::Observations).await;
+    let answers = ask_others(inner, HELLO, &Request::Observations).await;
     told.extend(answers.into_iter().filter_map(|(_, body)| MemberObservations::decode(body).ok()));
     let known = membership(inner);
     let silent = known.membership().nodes().filter(|(id, _)| told.iter().all(|told| told.member_id != **id));
@@ -169,9 +169,14 @@ pub(super) async fn observations(inner: &Inner, everyone: bool) -> (Vec<MemberOb
     (told, silent)
 }
 
+/// The other members that answer within this time, and do not stop.
+pub(super) async fn answering(inner: &Inner, limit: Duration) -> Vec<MemberId> {
+    ask_others(inner, limit, &Request::Belongs).await.into_iter().map(|(id, _)| id).collect()
+}
+
 /// The members that answer right now, this one included.
 pub(super) async fn reachable(inner: &Inner) -> Vec<MemberId> {
-    let mut ids: Vec<MemberId> = ask_others(inner, &Request::Belongs).await.into_iter().map(|(id, _)| id).collect();
+    let mut ids = answering(inner, HELLO).await;
     ids.push(inner.id);
     ids.sort_unstable();
     ids
@@ -213,7 +218,7 @@ pub(super) async fn stop_when_removed(inner: Arc<Inner>) {
 /// yet that this one was added.
 async fn removed(inner: &Inner, own: &StoredMembership) -> bool {
     let said: Vec<_> =
-        ask_others(inner, &Request::Belongs).await.into_iter().filter_map(|(id, body)| Some((id, read_belonging(body)?))).collect();
+        ask_others(inner, HELLO, &Request::Belongs).await.into_iter().filter_map(|(id, body)| Some((id, read_belonging(body)?))).collect();
     verdict(inner.id, own, &said)
 }
 

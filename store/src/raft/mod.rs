@@ -9,6 +9,7 @@
 //! | `machine` | the apply thread: commit, then watchers, then proposers |
 //! | `storage` | openraft's log on [`crate::log`] |
 //! | `network`, `handler`, `wire`, `snapshot` | the other members: out, in, as bytes, and whole states |
+//! | `transfers` | what is kept of snapshots whose transfer broke |
 //! | `admin` | what only the leader can do, asked from anywhere |
 //! | `members` | changes of the membership one after the other; what a removed member does |
 //! | `upkeep` | status, flushes, purges, space |
@@ -47,6 +48,7 @@ mod storage;
 mod suspect;
 #[cfg(test)]
 mod tests;
+mod transfers;
 pub mod types;
 mod upkeep;
 mod wire;

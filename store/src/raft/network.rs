@@ -30,6 +30,7 @@ use tokio::sync::Semaphore;
 
 use super::chronicle::Chronicle;
 use super::machine::{Snapshot, SnapshotData};
+use super::transfers::Transfers;
 use super::types::{self, Peer, TypeConfig, Vote};
 use super::{snapshot, wire};
 
@@ -61,6 +62,8 @@ pub(crate) struct Network {
     pub(crate) inline: bool,
     /// Sees votes and hand-overs.
     pub(crate) chronicle: Arc<Chronicle>,
+    /// Snapshots under way.
+    pub(crate) transfers: Arc<Transfers>,
 }
 
 impl RaftNetworkFactory<C> for Network {
@@ -304,7 +307,8 @@ impl NetSnapshot<C> for Client {
         let SnapshotData::Engine(engine) = snapshot.snapshot else {
             return Err(NetworkError::from_string("a snapshot that was received is not sent on").into());
         };
-        let send = snapshot::send(&self.network, self.to, &self.addr, vote, engine);
+        let described = (vote, snapshot.meta.last_log_id);
+        let send = snapshot::send(&self.network, self.to, &self.addr, described, engine);
         match futures::future::select(pin!(send), pin!(cancel)).await {
             Either::Left((result, _)) => result,
             Either::Right((closed, _)) => Err(closed.into()),

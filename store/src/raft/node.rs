@@ -1,5 +1,6 @@
 //! A member: openraft with our log, engine and network, behind [`Consensus`].
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use kontiki_base::kv::KvError;
 use kontiki_base::mutant;
 use kontiki_base::net::{PeerHandler, PeerNet, PeerRpc};
 use kontiki_mvcc::{Alarm, Command, Outcome};
-use kontiki_proto::store::{HandOver, MemberObservations, Replaced, Silent};
+use kontiki_proto::store::{MemberObservations, Replaced, Silent};
 use kontiki_proto::trace::TraceContext;
 use openraft::LinearizerOption;
 use openraft::async_runtime::WatchReceiver as _;
@@ -26,6 +27,7 @@ use super::handler::Handler;
 use super::machine::{Machine, Reach};
 use super::network::within;
 use super::pending::{Ended, Pending};
+use super::transfers::Transfers;
 use super::types::{self, Proposal, TypeConfig};
 use super::{Consensus, LeaderDesk, Member, RaftStatus, admin, members, rebuild, scrub, stall, upkeep};
 use crate::engine::Engine;
@@ -68,6 +70,10 @@ pub(super) struct Inner {
     pub(super) hands: Reach,
     /// What is seen of elections.
     pub(super) chronicle: Arc<Chronicle>,
+    /// Snapshots under way.
+    pub(super) transfers: Arc<Transfers>,
+    /// It has been told to stop, and takes on nothing new.
+    pub(super) leaving: AtomicBool,
     /// Held while a member is added, so that no two get the same URLs.
     pub(super) adding: tokio::sync::Mutex<()>,
 }
@@ -415,7 +421,7 @@ impl Consensus for RaftNode {
 
     fn hand_over(&self) -> BoxFuture<'static, ()> {
         let inner = self.inner.clone();
-        Box::pin(async move { admin::leave_leadership(&inner, HandOver::Stopping).await })
+        Box::pin(async move { admin::leave(&inner).await })
     }
 
     fn add_learner(&self, member: Member) -> BoxFuture<'static, Result<(), KvError>> {
@@ -431,7 +437,7 @@ impl Consensus for RaftNode {
     fn shutdown(&self) -> BoxFuture<'static, ()> {
         let (inner, barrier, tasks) = (self.inner.clone(), self.barrier.clone(), self.tasks.clone());
         Box::pin(async move {
-            admin::leave_leadership(&inner, HandOver::Stopping).await;
+            admin::leave(&inner).await;
             inner.closing.send_replace(true);
             inner.engine.stop_waiting();
             inner.log.stop_waiting();

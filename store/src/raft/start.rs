@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -99,6 +100,7 @@ pub(super) async fn open(mut config: RaftConfig) -> Result<(Arc<Inner>, Network,
         scratch: opened.scratch.clone(),
         inline: opened.inline,
         chronicle: chronicle.clone(),
+        transfers: Arc::default(),
     };
     let (applied_tx, applied) = watch::channel(opened.engine.applied().pos);
     let pending = Arc::new(Pending::new(id, config.env.random_u64()));
@@ -117,7 +119,7 @@ pub(super) async fn open(mut config: RaftConfig) -> Result<(Arc<Inner>, Network,
     };
     applier.tell_alarms().map_err(|e| StartError::DataDir(e.to_string()))?;
     let (alarms, sweeping) = (applier.alarms.subscribe(), applier.sweeping.subscribe());
-    let started = Machine::start(applier, opened.inline, &config.env, config.timings.sweep_pause);
+    let started = Machine::start(applier, opened.inline, &config.env, config.timings.sweep_pause, network.transfers.clone());
     let (machine, hands) = started.map_err(|e| StartError::Raft(e.to_string()))?;
     let store = LogStore::new(log.clone(), opened.inline);
     let tuned = Arc::new(tune(&config.timings, &config.cluster_token)?);
@@ -145,6 +147,8 @@ pub(super) async fn open(mut config: RaftConfig) -> Result<(Arc<Inner>, Network,
         sweeping,
         hands,
         chronicle,
+        transfers: network.transfers.clone(),
+        leaving: AtomicBool::new(false),
         adding: tokio::sync::Mutex::new(()),
     };
     Ok((Arc::new(inner), network, own, meter))

@@ -117,6 +117,7 @@ pub(super) async fn flush_and_purge(inner: Arc<Inner>) {
         if inner.stopped() {
             return;
         }
+        inner.transfers.forget(inner.now());
         let status = inner.log.status();
         if upkeep.samples.back().is_none_or(|(index, _)| *index < status.last.index) {
             upkeep.samples.push_back((status.last.index, status.written_bytes));

@@ -17,6 +17,8 @@ use pb::lease_client::LeaseClient;
 use pb::maintenance_client::MaintenanceClient;
 use tonic::transport::{Channel, Endpoint};
 
+use super::member::start_again;
+
 pub(crate) async fn start_three(dir: &Path) -> Vec<StoreHandle> {
     start_three_with(dir, |_| {}).await
 }
@@ -228,20 +230,20 @@ async fn a_wiped_member_comes_back_at_its_address_as_another() {
         config
     };
     std::fs::remove_dir_all(&data).unwrap();
-    let wiped = Store::start(config(false)).await.err().expect("it could vote twice").to_string();
+    let wiped = start_again(|| config(false)).await.err().expect("it could vote twice");
     assert!(wiped.contains("its data is gone") && wiped.contains("kontiki member remove"), "{wiped}");
-    let wiped = Store::start(config(true)).await.err().expect("it is still the old one").to_string();
+    let wiped = start_again(|| config(true)).await.err().expect("it is still the old one");
     assert!(wiped.contains("its data is gone"), "{wiped}");
 
     cluster.member_remove(pb::MemberRemoveRequest { id: old }).await.unwrap();
-    let gone = Store::start(config(false)).await.err().expect("it is no founder any more").to_string();
+    let gone = start_again(|| config(false)).await.err().expect("it is no founder any more");
     assert!(gone.contains(&format!("kontiki member add {name}")), "{gone}");
     let add = pb::MemberAddRequest { peer_ur_ls: urls.clone(), is_learner: true };
     let new = cluster.member_add(add.clone()).await.unwrap().into_inner().member.unwrap().id;
     assert_ne!(new, old);
     let twice = cluster.member_add(pb::MemberAddRequest { is_learner: false, ..add }).await.unwrap_err();
     assert_eq!(twice.message(), "etcdserver: Peer URLs already exists");
-    let store = Store::start(config(true)).await.unwrap();
+    let store = start_again(|| config(true)).await.unwrap();
     assert_eq!(store.status().borrow().id.get(), new, "the others told it who it is");
     let promoted = async {
         while let Err(status) = cluster.member_promote(pb::MemberPromoteRequest { id: new }).await {
@@ -252,7 +254,7 @@ async fn a_wiped_member_comes_back_at_its_address_as_another() {
     tokio::time::timeout(Duration::from_secs(60), promoted).await.expect("it catches up");
     // It knows who it is by itself from now on, whatever it is started with.
     store.shutdown().await;
-    let store = Store::start(config(false)).await.unwrap();
+    let store = start_again(|| config(false)).await.unwrap();
     assert_eq!(store.status().borrow().id.get(), new);
     stores.insert(at, store);
     leader(&stores).await;

@@ -13,11 +13,12 @@ use kontiki_proto::store::ObservationsRequest;
 use kontiki_proto::store::leadership_client::LeadershipClient;
 use kontiki_store::config::StoreConfig;
 use kontiki_store::raft::RaftStatus;
-use kontiki_store::server::{Store, StoreHandle};
+use kontiki_store::server::StoreHandle;
 use kontiki_store::why::join;
 use pb::cluster_client::ClusterClient;
 
 use super::cluster::{channel, leader};
+use super::member::start_again;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -38,11 +39,14 @@ impl Plan {
 
     async fn start(&self, dir: &Path, n: usize) -> StoreHandle {
         let (name, addr) = &self.peers[n];
-        let mut config = StoreConfig::single(name, dir.join(name), Arc::new(SystemEnv::new()));
-        let listed = if n == 3 { 4 } else { 3 };
-        config.initial_cluster = (0..listed).map(|n| (self.peers[n].0.clone(), vec![self.url(n)])).collect();
-        (config.listen_peer, config.join, config.heal_after) = (*addr, n == 3, Some(PATIENCE));
-        Store::start(config).await.unwrap()
+        let config = || {
+            let mut config = StoreConfig::single(name, dir.join(name), Arc::new(SystemEnv::new()));
+            let listed = if n == 3 { 4 } else { 3 };
+            config.initial_cluster = (0..listed).map(|n| (self.peers[n].0.clone(), vec![self.url(n)])).collect();
+            (config.listen_peer, config.join, config.heal_after) = (*addr, n == 3, Some(PATIENCE));
+            config
+        };
+        start_again(config).await.unwrap()
     }
 }
 

@@ -20,6 +20,19 @@ pub(crate) async fn start(dir: &Path) -> StoreHandle {
     store
 }
 
+/// Starts a member again whose files, in this process, somebody may hold a moment longer; or says why it does not start.
+pub(crate) async fn start_again(config: impl Fn() -> StoreConfig) -> Result<StoreHandle, String> {
+    let starting = async {
+        loop {
+            match Store::start(config()).await {
+                Err(error) if error.to_string().contains("LOCK") => tokio::time::sleep(Duration::from_millis(20)).await,
+                other => return other.map_err(|error| error.to_string()),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), starting).await.expect("its files are free")
+}
+
 /// Where clients reach it: `host:port`.
 pub(crate) fn endpoint(store: &StoreHandle) -> String {
     store.client_addr().unwrap().to_string()

@@ -79,6 +79,10 @@ pub(super) struct Wires {
     seed: u64,
     /// Messages by kind.
     pub(super) sent: BTreeMap<PeerRpc, u64>,
+    /// Bytes of messages of streams by kind.
+    pub(super) carried: BTreeMap<PeerRpc, u64>,
+    /// After so many more messages of streams of a kind, the stream breaks.
+    pub(super) fuse: Option<(PeerRpc, u64)>,
 }
 
 pub(super) struct MemNet {
@@ -181,6 +185,16 @@ fn pipe(from: MemberId, to: MemberId, rpc: PeerRpc, wires: &Arc<Mutex<Wires>>) -
             {
                 let mut w = lock(&wires);
                 *w.sent.entry(rpc).or_default() += 1;
+                if let Some((kind, left)) = &mut w.fuse
+                    && *kind == rpc
+                {
+                    if *left == 0 {
+                        w.fuse = None;
+                        return;
+                    }
+                    *left -= 1;
+                }
+                *w.carried.entry(rpc).or_default() += message.len() as u64;
                 if !w.open(from, to) || (w.life(from), w.life(to)) != lives {
                     return;
                 }
@@ -261,6 +275,8 @@ impl World {
             max_delay_us: 2_000,
             seed,
             sent: BTreeMap::new(),
+            carried: BTreeMap::new(),
+            fuse: None,
         };
         let timings = Timings {
             request: Duration::from_secs(5),
