@@ -15,7 +15,7 @@ use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
 use super::net::{Gone, KEEPALIVE, Net, Site};
-use super::pipe::{Broken, In, Item, Line, pipe};
+use super::pipe::{Broken, In, Item, Line, Way, pipe};
 use super::rt::Proc;
 use super::trace::{Event, Node};
 
@@ -156,7 +156,7 @@ impl Channel {
         let Some(router) = (if door == Door::Store { router } else { api }) else { return Err(unavailable(Gone::Refused)) };
         let line = Line::new(&net, me, to);
         let rest = split.rest.map(|body| {
-            let (into, out) = pipe(&net, me, to, &line);
+            let (into, out) = pipe(&net, Way::There, me, to, &line);
             process.run(send_rest(body, into));
             out
         });
@@ -186,7 +186,7 @@ impl Channel {
             }
         };
         let rest = split.rest.map(|body| {
-            let (into, out) = pipe(&net, to, me, &line);
+            let (into, out) = pipe(&net, Way::Back, to, me, &line);
             server.run(send_rest(body, into));
             out
         });

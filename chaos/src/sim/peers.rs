@@ -10,7 +10,7 @@ use kontiki_store::net::{CONNECT, limit};
 use tokio::sync::{mpsc, oneshot};
 
 use super::net::{Gone, KEEPALIVE, Net, Site};
-use super::pipe::{In, Item, Line, pipe};
+use super::pipe::{In, Item, Line, Way, pipe};
 use super::trace::{Event, Node};
 
 /// Is told of every vote that was answered: (voter, term, candidate, granted).
@@ -163,8 +163,8 @@ fn connect(
     process: &Arc<super::rt::Proc>,
     handler: Arc<dyn PeerHandler>,
 ) -> Box<dyn PeerStream> {
-    let (near_tx, far_rx) = pipe(net, me, node, line);
-    let (far_tx, near_rx) = pipe(net, node, me, line);
+    let (near_tx, far_rx) = pipe(net, Way::There, me, node, line);
+    let (far_tx, near_rx) = pipe(net, Way::Back, node, me, line);
     net.trace().say(node, Event::Arrive, u64::from(me), rpc as u64, format_args!("stream {rpc:?} from n{me}"));
     // What a member calls the other end of a stream that came in does not matter to anybody.
     let far = Halves { sender: Sender(to, far_tx), receiver: Receiver(to, far_rx) };

@@ -37,11 +37,21 @@ impl<T> In<T> {
     }
 }
 
+/// Which direction of a stream a pipe is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From who opened it. A server that has answered may stop reading: its answer arrives all the same (HTTP/2 resets a stream with
+    /// `NO_ERROR` behind the answer).
+    There,
+    /// Its answer. A client that stops reading breaks the stream.
+    Back,
+}
+
 /// A pipe whose pump runs until either end is dropped. `both` ties the two directions of a stream together: it breaks as a whole.
-pub fn pipe<T: Send + 'static>(net: &Arc<Net>, from: Node, to: Node, both: &Line) -> (In<T>, mpsc::Receiver<Item<T>>) {
+pub fn pipe<T: Send + 'static>(net: &Arc<Net>, way: Way, from: Node, to: Node, both: &Line) -> (In<T>, mpsc::Receiver<Item<T>>) {
     let (tx, inside) = mpsc::channel(limits::RAFT_APPEND_QUEUE);
     let (outside, rx) = mpsc::channel(limits::RAFT_APPEND_QUEUE);
-    let pump = Pump { net: Arc::clone(net), from, to, line: both.clone(), inside, outside };
+    let pump = Pump { net: Arc::clone(net), way, from, to, line: both.clone(), inside, outside };
     // The network's own task: it belongs to no process.
     tokio::spawn(pump.run());
     (In { from, to, net: Arc::clone(net), tx, last_due: Instant::now() }, rx)
@@ -68,6 +78,7 @@ impl Line {
 
 struct Pump<T> {
     net: Arc<Net>,
+    way: Way,
     from: Node,
     to: Node,
     line: Line,
@@ -77,14 +88,14 @@ struct Pump<T> {
 
 impl<T: Send + 'static> Pump<T> {
     async fn run(self) {
-        let Self { net, from, to, line, mut inside, outside } = self;
+        let Self { net, way, from, to, line, mut inside, outside } = self;
         let mut broken = line.broken.subscribe();
         let whole = tokio::select! {
             biased;
             _ = broken.wait_for(|broken| *broken) => false,
             () = watchdog(&net, &line, from, to) => false,
-            () = outside.closed() => false,
-            whole = carry_all(&net, &line, (from, to), &mut inside, &outside) => whole,
+            () = outside.closed() => way == Way::There,
+            carried = carry_all(&net, &line, (from, to), &mut inside, &outside) => carried || way == Way::There,
         };
         if whole {
             return;
@@ -163,5 +174,37 @@ async fn watchdog(net: &Net, line: &Line, from: Node, to: Node) {
             // The world is over.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trace::Trace;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_arrives_though_its_sender_has_stopped_reading() {
+        let net = Net::new(1, Arc::new(Trace::new(false)));
+        let line = Line::new(&net, 0, 1);
+        let (mut request, served) = pipe(&net, Way::There, 0, 1, &line);
+        let (mut answer, mut answered) = pipe(&net, Way::Back, 1, 0, &line);
+        request.send("question").await.unwrap();
+        drop(served);
+        answer.send("answer").await.unwrap();
+        drop(answer);
+        assert_eq!(answered.recv().await, Some(Ok("answer")));
+        assert_eq!(answered.recv().await, None);
+        assert_eq!(request.send("more").await, Err(Broken), "nobody reads it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_reading_breaks_the_stream() {
+        let net = Net::new(1, Arc::new(Trace::new(false)));
+        let line = Line::new(&net, 0, 1);
+        let (request, mut served) = pipe::<&str>(&net, Way::There, 0, 1, &line);
+        let (_answer, answered) = pipe::<&str>(&net, Way::Back, 1, 0, &line);
+        drop(answered);
+        assert_eq!(served.recv().await, Some(Err(Broken)));
+        drop(request);
     }
 }

@@ -241,10 +241,7 @@ async fn answer(inner: &Arc<Inner>, request: Request) -> Result<Bytes, KvError> 
             members::change(inner, ChangeMembers::ReplaceAllVoters(voters)).await?;
         }
         Request::RemoveLearner(id) => members::change(inner, ChangeMembers::RemoveNodes([id.get()].into())).await?,
-        Request::Update(member) => {
-            let peer = peer_of(&member, true);
-            members::change(inner, ChangeMembers::SetNodes(BTreeMap::from([(member.id.get(), peer)]))).await?;
-        }
+        Request::Update(member) => members::update(inner, member.id, peer_of(&member, true)).await?,
         Request::Transfer(to) => transfer(inner, to, HandOver::Asked).await?,
         Request::Promote(id, ready) => members::promote(inner, id, ready).await?,
         Request::Replace { dead, learner } => members::replace(inner, dead, learner).await?,

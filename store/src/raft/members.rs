@@ -3,7 +3,7 @@
 //! One change is carried out at a time. Those that come meanwhile (members announce themselves, operators change them) wait for it here,
 //! instead of being told to try again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use kontiki_proto::store::{MemberObservations, Silent};
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::raft::Precondition;
 use prost::Message as _;
 
 use super::admin::{Request, decode_reply, membership};
@@ -43,9 +44,31 @@ pub(super) const REMOVED: &str = "this member has been removed from the cluster"
 
 /// Carries out a change, after those that are under way. Only the leader can.
 pub(super) async fn change(inner: &Inner, changes: ChangeMembers<u64, Peer>) -> Result<(), KvError> {
+    change_when(inner, changes, |_| Ok(())).await
+}
+
+/// Changes what is known of a member. Whoever was removed while this waited for its turn is not brought back by it.
+pub(super) async fn update(inner: &Inner, id: MemberId, peer: Peer) -> Result<(), KvError> {
+    let changes = ChangeMembers::SetNodes(BTreeMap::from([(id.get(), peer)]));
+    change_when(inner, changes, |now| match now.get_node(&id.get()) {
+        Some(_) => Ok(()),
+        None => Err(KvError::Unavailable(EtcdError::MemberNotFound.text().into())),
+    })
+    .await
+}
+
+/// Carries out a change of the membership that was looked at, and no other: what comes between is waited for, and looked at again.
+async fn change_when(
+    inner: &Inner,
+    changes: ChangeMembers<u64, Peer>,
+    may: impl Fn(&Membership) -> Result<(), KvError>,
+) -> Result<(), KvError> {
     let until = inner.now().plus(PATIENCE);
     loop {
-        match inner.raft.change_membership(changes.clone(), false).await {
+        let now = membership(inner);
+        may(now.membership())?;
+        let seen = Precondition::LastMembershipLogId { last_membership_log_id: *now.log_id() };
+        match inner.raft.change_membership_if(changes.clone(), false, [seen]).await {
             Ok(_) => return Ok(()),
             // Another one is under way, or came between this one's two steps. What was done of it stays, and is not done twice.
             Err(RaftError::APIError(
@@ -235,8 +258,6 @@ fn verdict(me: MemberId, own: &StoredMembership, said: &[(MemberId, (u64, Stored
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::raft::types::{LogId, Membership};
 

@@ -310,7 +310,10 @@ impl NetSnapshot<C> for Client {
         let described = (vote, snapshot.meta.last_log_id);
         let send = snapshot::send(&self.network, self.to, &self.addr, described, engine);
         match futures::future::select(pin!(send), pin!(cancel)).await {
-            Either::Left((result, _)) => result,
+            // Consensus tries again, and says nothing.
+            Either::Left((result, _)) => {
+                result.inspect_err(|error| tracing::info!(to = %self.to, %error, "a snapshot did not reach its receiver"))
+            }
             Either::Right((closed, _)) => Err(closed.into()),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use kontiki_base::env::{Env, Mono};
-use kontiki_base::ids::MemberId;
+use kontiki_base::ids::{LogIndex, MemberId};
 
 use super::network::Network;
 use super::types::{LogId, SnapshotMeta};
@@ -102,6 +102,11 @@ impl Transfers {
     /// The description of the oldest checkpoint that is kept to be sent.
     pub(crate) fn oldest(&self) -> Option<SnapshotMeta> {
         lock(&self.out).values().map(|(what, _)| &what.meta).min_by_key(|meta| meta.last_log_id).cloned()
+    }
+
+    /// The log is gone up to here: what does not reach as far can no longer be followed up from the log, and would be sent again and again.
+    pub(super) fn let_go_behind(&self, purged: LogIndex) {
+        lock(&self.out).retain(|_, (what, _)| what.meta.last_log_id.is_some_and(|last| last.index + 1 >= purged.get()));
     }
 
     /// A member has what was sent to it.
@@ -228,6 +233,19 @@ mod tests {
         transfers.keep(to, outgoing(&path, 5), at(0));
         assert!(transfers.outgoing(to, Some(LogId::new_term_index(1, 6))).is_none(), "consensus would take it for more than it is");
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_the_log_does_not_reach_back_to_is_of_no_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let (transfers, to) = (Transfers::default(), MemberId::new(2));
+        let path = dir.path().join("out");
+        transfers.keep(to, outgoing(&path, 5), at(0));
+        // Consensus counts entries from 0, the log from 1: its entry 6 is the last that the checkpoint contains.
+        transfers.let_go_behind(LogIndex::new(6));
+        assert!(transfers.oldest().is_some(), "the next entry is still there");
+        transfers.let_go_behind(LogIndex::new(7));
+        assert!(transfers.oldest().is_none() && !path.exists());
     }
 
     #[test]

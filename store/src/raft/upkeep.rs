@@ -143,6 +143,7 @@ pub(super) async fn flush_and_purge(inner: Arc<Inner>) {
         }
         if let Some(upto) = upkeep.purge_to(flushed, status.written_bytes, inner.timings.keep_log_bytes) {
             purge(&inner, upto).await;
+            inner.transfers.let_go_behind(upto);
         }
     }
 }
