@@ -6,8 +6,6 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use kontiki_proto::client::endpoint;
-use kontiki_proto::etcd::etcdserverpb::AuthenticateRequest;
-use kontiki_proto::etcd::etcdserverpb::auth_client::AuthClient;
 use kontiki_proto::store::leadership_client::LeadershipClient;
 use kontiki_proto::store::{MemberObservations, ObservationsRequest, ObservationsResponse, Silent};
 use kontiki_store::snapshot::fetch::Remote;
@@ -112,11 +110,7 @@ async fn gather(remote: &Remote) -> Result<(Vec<MemberObservations>, Vec<Silent>
 async fn ask(remote: &Remote, url: &str) -> Result<ObservationsResponse> {
     let channel = endpoint(url, remote.tls.as_ref())?.connect_timeout(TIMEOUT).timeout(TIMEOUT).connect().await?;
     let mut request = Request::new(ObservationsRequest { everyone: true });
-    if let Some((name, password)) = remote.user.clone() {
-        let login = AuthClient::new(channel.clone()).authenticate(AuthenticateRequest { name, password }).await;
-        let token = login.map_err(|status| anyhow::anyhow!("{}", status.message()))?.into_inner().token;
-        request.metadata_mut().insert("token", token.parse()?);
-    }
+    remote.sign(&channel, &mut request).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
     let answer = LeadershipClient::new(channel).max_decoding_message_size(usize::MAX).observations(request).await;
     answer.map(tonic::Response::into_inner).map_err(|status| match status.code() {
         tonic::Code::Unimplemented => anyhow::anyhow!("it does not know this question: it is no kontiki store, or an older one"),

@@ -7,6 +7,7 @@
 //! | `tokens` | simple tokens: known to every member, for as long as they are used |
 //! | `jwt` | tokens that say themselves who they are for |
 //! | `password` | bcrypt |
+//! | `permission` | permissions as etcd has them on the wire and in its files |
 //! | `acting` | what a caller asks of the [`Service`](crate::service::Service), as far as they may |
 //!
 //! A simple token's random part is made by the member that was asked and travels through the log; its number is the entry's index, so a
@@ -18,6 +19,7 @@ mod caller;
 mod jwt;
 mod options;
 mod password;
+mod permission;
 mod tokens;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +36,7 @@ use tokio::sync::{Semaphore, watch};
 pub(crate) use caller::Caller;
 pub use options::AuthOptions;
 pub(crate) use options::Provider;
+pub(crate) use permission::{access_of, permission_to};
 pub(crate) use tokens::Keeper;
 
 use crate::raft::RaftStatus;

@@ -8,26 +8,7 @@ use kontiki_proto::etcd::etcdserverpb as pb;
 use tonic::{Request, Response, Status};
 
 use super::Api;
-use crate::auth::Caller;
-
-fn access_of(permission: &authpb::Permission) -> Access {
-    match authpb::permission::Type::try_from(permission.perm_type) {
-        Ok(authpb::permission::Type::Write) => Access::Write,
-        Ok(authpb::permission::Type::Readwrite) => Access::ReadWrite,
-        // An unknown one allows as little as there is.
-        Ok(authpb::permission::Type::Read) | Err(_) => Access::Read,
-    }
-}
-
-fn to_wire(permission: &Permission) -> authpb::Permission {
-    let perm_type = match permission.access {
-        Access::Read => authpb::permission::Type::Read,
-        Access::Write => authpb::permission::Type::Write,
-        Access::ReadWrite => authpb::permission::Type::Readwrite,
-    };
-    let (key, range_end) = permission.range.to_wire();
-    authpb::Permission { perm_type: perm_type.into(), key, range_end }
-}
+use crate::auth::{Caller, access_of, permission_to};
 
 /// What the role root is shown to allow: everything.
 fn everything() -> authpb::Permission {
@@ -142,7 +123,7 @@ impl pb::auth_server::Auth for Api {
         self.not_learner()?;
         let name = &req.get_ref().role;
         let role = self.service.by(&Caller::of(&req)).role(name).await.map_err(|e| kv_status(&e))?;
-        let perm = if name == ROOT { vec![everything()] } else { role.permissions.iter().map(to_wire).collect() };
+        let perm = if name == ROOT { vec![everything()] } else { role.permissions.iter().map(permission_to).collect() };
         Ok(Response::new(pb::AuthRoleGetResponse { header: self.header_now(), perm }))
     }
 
@@ -168,7 +149,9 @@ impl pb::auth_server::Auth for Api {
             self.service.by(&Caller::of(&req)).must_be_admin().await.map_err(|e| kv_status(&e))?;
             return Err(EtcdError::PermissionNotGiven.status());
         };
-        let permission = Permission { access: access_of(&perm), range: KeyRange::from_wire(perm.key, perm.range_end) };
+        // An unknown kind allows as little as there is.
+        let access = access_of(perm.perm_type).unwrap_or(Access::Read);
+        let permission = Permission { access, range: KeyRange::from_wire(perm.key, perm.range_end) };
         self.change(&req, AuthCommand::RoleGrant { name, permission }).await?;
         done!(self, AuthRoleGrantPermissionResponse)
     }

@@ -117,9 +117,16 @@ pub(super) async fn replace(inner: &Inner, dead: MemberId, learner: MemberId) ->
     if now.membership().get_joint_config().len() > 1 {
         return Err(KvError::Unavailable("another change of the members is under way".into()));
     }
-    let voters = replaced(now.membership(), dead, learner);
-    let voters = voters.ok_or_else(|| KvError::Unavailable(format!("{dead} has no vote any more, or {learner} has one")))?;
-    change(inner, ChangeMembers::ReplaceAllVoters(voters)).await
+    let other = || KvError::Unavailable(format!("{dead} has no vote any more, or {learner} has one"));
+    let voters = replaced(now.membership(), dead, learner).ok_or_else(other)?;
+    // What came between must not be undone: these voters are those of the membership that was looked at.
+    let still = |now: &Membership| leads_to(now, &voters) || replaced(now, dead, learner).as_ref() == Some(&voters);
+    change_when(inner, ChangeMembers::ReplaceAllVoters(voters.clone()), |now| if still(now) { Ok(()) } else { Err(other()) }).await
+}
+
+/// Whether a change to these voters is between its two steps.
+fn leads_to(membership: &Membership, voters: &BTreeSet<u64>) -> bool {
+    matches!(membership.get_joint_config().as_slice(), [_, .., last] if last == voters)
 }
 
 /// Completes changes whose leader died between their two steps: the cluster would need a quorum of the voters before, too, for as long as
@@ -139,8 +146,10 @@ pub(super) async fn finish_changes(inner: Arc<Inner>) {
             && seen == Some(at)
         {
             tracing::warn!("a change of the members was left unfinished by a leader: it is completed");
-            if let Err(error) = change(&inner, ChangeMembers::ReplaceAllVoters(voters.clone())).await {
-                tracing::info!(%error, "the change could not be completed yet");
+            let gone = || KvError::Unavailable("somebody else has completed it".into());
+            let may = |now: &Membership| if leads_to(now, voters) { Ok(()) } else { Err(gone()) };
+            if let Err(error) = change_when(&inner, ChangeMembers::ReplaceAllVoters(voters.clone()), may).await {
+                tracing::info!(%error, "the change was not completed this time");
             }
         }
         seen = unfinished;
@@ -277,6 +286,12 @@ mod tests {
         assert_eq!(replaced(9, 3), None, "the learner is no voter");
         assert_eq!(replaced(3, 2), None, "it has a vote already");
         assert_eq!(replaced(3, 8), None, "nobody knows it");
+        let voters = BTreeSet::from([1, 2, 9]);
+        assert!(!leads_to(&membership, &voters), "it has not begun");
+        let peers: BTreeMap<u64, Peer> = [1, 2, 3, 9].into_iter().map(|id| (id, Peer::default())).collect();
+        let half = Membership::new(vec![[1, 2, 3].into(), voters.clone()], peers.clone()).unwrap();
+        assert!(leads_to(&half, &voters) && !leads_to(&half, &[1, 2, 3].into()));
+        assert!(!leads_to(&Membership::new(vec![voters.clone()], peers).unwrap(), &voters), "it has ended");
     }
 
     #[test]

@@ -158,10 +158,7 @@ async fn fetch(remote: &Remote, url: &str, part: &mut Part, env: &dyn Env, progr
     let endpoint = endpoint(url, remote.tls.as_ref()).map_err(|e| unreachable(&e))?;
     let channel = endpoint.connect().await.map_err(|e| Failed::Remote(with_causes(&e)))?;
     let mut request = Request::new(pb::SnapshotRequest {});
-    if let Some(token) = token(remote, channel.clone()).await? {
-        let token = token.parse().map_err(|_| Failed::Remote("the token cannot be sent back".into()))?;
-        request.metadata_mut().insert("token", token);
-    }
+    remote.sign(&channel, &mut request).await?;
     let mut client = MaintenanceClient::new(channel).max_decoding_message_size(usize::MAX);
     let mut stream = client.snapshot(request).await?.into_inner();
     let mut version = String::new();
@@ -180,11 +177,19 @@ async fn fetch(remote: &Remote, url: &str, part: &mut Part, env: &dyn Env, progr
     Ok(version)
 }
 
-/// What proves who we are, if the store was said to want it.
-async fn token(remote: &Remote, channel: Channel) -> Result<Option<String>, Failed> {
-    let Some((name, password)) = remote.user.clone() else { return Ok(None) };
-    let request = pb::AuthenticateRequest { name, password };
-    Ok(Some(AuthClient::new(channel).authenticate(request).await?.into_inner().token))
+impl Remote {
+    /// Logs in, if the store was said to want it, and puts what proves it on a request.
+    ///
+    /// # Errors
+    /// The store knows no such user, or not by this password, or does not answer.
+    pub async fn sign<T>(&self, channel: &Channel, request: &mut Request<T>) -> Result<(), Status> {
+        let Some((name, password)) = self.user.clone() else { return Ok(()) };
+        let login = pb::AuthenticateRequest { name, password };
+        let token = AuthClient::new(channel.clone()).authenticate(login).await?.into_inner().token;
+        let token = token.parse().map_err(|_| Status::internal("the token cannot be sent back"))?;
+        request.metadata_mut().insert("token", token);
+        Ok(())
+    }
 }
 
 /// An error with what caused it.

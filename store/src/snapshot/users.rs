@@ -13,7 +13,7 @@ use std::io::Write;
 
 use bytes::Bytes;
 use kontiki_base::key::KeyRange;
-use kontiki_mvcc::auth::{self, Access, Facts, Permission, Role, User};
+use kontiki_mvcc::auth::{self, Facts, Permission, Role, User};
 use kontiki_mvcc::{View, ViewError};
 use kontiki_proto::etcd::authpb as pb;
 use prost::Message as _;
@@ -21,6 +21,7 @@ use prost::Message as _;
 use super::SnapshotError;
 use super::bbolt::{Bucket, Db, Tree, Writer};
 use super::records::bucket;
+use crate::auth::{access_of, permission_to};
 
 const ENABLED: &str = "authEnabled";
 const REVISION: &str = "authRevision";
@@ -140,26 +141,15 @@ fn user_from(user: pb::User) -> User {
     User { hash: (!without).then_some(user.password), roles }
 }
 
-const KINDS: [(Access, pb::permission::Type); 3] = [
-    (Access::Read, pb::permission::Type::Read),
-    (Access::Write, pb::permission::Type::Write),
-    (Access::ReadWrite, pb::permission::Type::Readwrite),
-];
-
 fn role_to(name: &str, role: &Role) -> pb::Role {
-    let permission = |permission: &Permission| {
-        let kind = KINDS.iter().find(|(access, _)| *access == permission.access).expect("the table has every kind").1;
-        let (key, range_end) = permission.range.to_wire();
-        pb::Permission { perm_type: kind.into(), key, range_end }
-    };
-    pb::Role { name: Bytes::copy_from_slice(name.as_bytes()), key_permission: role.permissions.iter().map(permission).collect() }
+    pb::Role { name: Bytes::copy_from_slice(name.as_bytes()), key_permission: role.permissions.iter().map(permission_to).collect() }
 }
 
 fn role_from(role: pb::Role) -> Result<Role, SnapshotError> {
     let permission = |permission: pb::Permission| {
-        let kind = KINDS.iter().find(|(_, kind)| i32::from(*kind) == permission.perm_type);
-        let (access, _) = kind.ok_or_else(|| bad(bucket::AUTH_ROLES, format!("{} is no kind of permission", permission.perm_type)))?;
-        Ok(Permission { access: *access, range: KeyRange::from_wire(permission.key, permission.range_end) })
+        let access = access_of(permission.perm_type);
+        let access = access.ok_or_else(|| bad(bucket::AUTH_ROLES, format!("{} is no kind of permission", permission.perm_type)))?;
+        Ok(Permission { access, range: KeyRange::from_wire(permission.key, permission.range_end) })
     };
     let mut permissions = role.key_permission.into_iter().map(permission).collect::<Result<Vec<_>, SnapshotError>>()?;
     permissions.sort_by_key(|permission| permission.range.to_wire());
@@ -168,6 +158,8 @@ fn role_from(role: pb::Role) -> Result<Role, SnapshotError> {
 
 #[cfg(test)]
 mod tests {
+    use kontiki_mvcc::auth::Access;
+
     use super::*;
 
     #[test]

@@ -91,7 +91,7 @@ async fn time_to_live(endpoint: &str, id: i64) -> pb::LeaseTimeToLiveResponse {
 }
 
 /// A plan that keeps every number: as etcd restores.
-fn exact(dir: &Path) -> Plan {
+pub(crate) fn exact(dir: &Path) -> Plan {
     Plan {
         dir: dir.join("data"),
         name: "solo".into(),
@@ -103,7 +103,7 @@ fn exact(dir: &Path) -> Plan {
     }
 }
 
-async fn restored(file: &Path, plan: Plan) -> Restored {
+pub(crate) async fn restored(file: &Path, plan: Plan) -> Restored {
     restore(SnapshotFile::open(file).unwrap(), plan, SystemEnv::new().random_u64(), &quiet).await.unwrap()
 }
 

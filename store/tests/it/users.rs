@@ -2,16 +2,13 @@
 
 use std::process::Command;
 
-use kontiki_base::env::Env as _;
 use kontiki_proto::env::SystemEnv;
-use kontiki_store::raft::node::InitialMember;
 use kontiki_store::snapshot::fetch::{Remote, save};
-use kontiki_store::snapshot::file::SnapshotFile;
-use kontiki_store::snapshot::restore::{Plan, Restored, restore};
 
 use super::etcd::{Etcd, free_port, present};
 use super::etcdctl::Ctl;
 use super::member::{endpoint, start};
+use super::snapshot::{exact, restored};
 
 /// Users with and without passwords, roles over keys, prefixes and everything after a key; and auth on.
 fn set_up(ctl: &Ctl) {
@@ -57,19 +54,6 @@ fn roles(ctl: &Ctl) -> String {
     ["some", "rest"].map(|role| ctl.run(&format!("--user root:toor role get {role}"))).concat()
 }
 
-async fn restored(file: &std::path::Path, dir: &std::path::Path) -> Restored {
-    let plan = Plan {
-        dir: dir.join("data"),
-        name: "solo".into(),
-        initial_cluster: vec![InitialMember { name: "solo".into(), peer_urls: vec!["http://127.0.0.1:0".into()], client_urls: Vec::new() }],
-        cluster_token: "kontiki".into(),
-        bump_revision: 0,
-        mark_compacted: false,
-        skip_hash_check: false,
-    };
-    restore(SnapshotFile::open(file).unwrap(), plan, SystemEnv::new().random_u64(), &|_| ()).await.unwrap()
-}
-
 async fn saved(endpoint: &str, file: &std::path::Path) {
     let remote = Remote { endpoints: vec![format!("http://{endpoint}")], user: Some(("root".into(), "toor".into())), ..Remote::default() };
     save(&remote, file, &SystemEnv::new(), &|_| ()).await.unwrap();
@@ -83,7 +67,7 @@ async fn etcds_users_become_ours() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("etcd.db");
     saved(&etcd.endpoint, &file).await;
-    let done = restored(&file, dir.path()).await;
+    let done = restored(&file, exact(dir.path())).await;
     assert_eq!((done.users, done.auth_enabled), (3, true));
     let store = start(dir.path()).await;
     let ours = Ctl { endpoint: endpoint(&store) };
@@ -124,7 +108,7 @@ async fn our_users_become_etcds() {
     let back = dir.path().join("back.db");
     saved(&etcd.endpoint, &back).await;
     let again = tempfile::tempdir().unwrap();
-    let done = restored(&back, again.path()).await;
+    let done = restored(&back, exact(again.path())).await;
     assert_eq!((done.users, done.auth_enabled), (2, true));
     store.shutdown().await;
 }

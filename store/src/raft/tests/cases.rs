@@ -17,6 +17,20 @@ async fn sleep_ms(ms: u64) {
     tokio::time::sleep(Duration::from_millis(ms)).await;
 }
 
+/// How a member that was started as a joiner is added.
+fn joining(world: &World, n: usize) -> Member {
+    let host = &world.hosts[n];
+    Member { id: host.id, name: host.name.clone(), peer_urls: vec![format!("http://m{n}:2380")], client_urls: vec![], learner: true }
+}
+
+/// Writes more than the log keeps, so that whoever was away needs a snapshot.
+async fn outgrow(world: &World, leader: usize) {
+    for i in 0..300 {
+        write(&world.node(leader), &format!("k{}", i % 90), &"x".repeat(1_000)).await.unwrap();
+    }
+    sleep_ms(20_000).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_single_member_keeps_its_writes_over_a_power_cut() {
     let mut world = World::new(1, 1);
@@ -114,10 +128,7 @@ async fn a_member_that_was_away_gets_a_snapshot() {
     let leader = world.wait_leader().await;
     let away = (leader + 1) % 3;
     world.crash(away).await;
-    for i in 0..300 {
-        write(&world.node(leader), &format!("k{}", i % 90), &"x".repeat(1_000)).await.unwrap();
-    }
-    sleep_ms(20_000).await;
+    outgrow(&world, leader).await;
     let first = world.node(leader).inner.log.status().purged;
     assert!(first.index.get() > 100, "the log was purged: {first:?}");
     world.start(away).await;
@@ -140,15 +151,8 @@ async fn a_new_member_joins_as_learner_and_then_votes() {
     }
     sleep_ms(20_000).await;
     let joiner = world.start_joiner().await;
-    let member = Member {
-        id: world.hosts[joiner].id,
-        name: world.hosts[joiner].name.clone(),
-        peer_urls: vec![format!("http://m{joiner}:2380")],
-        client_urls: vec![],
-        learner: true,
-    };
     let follower = (leader + 1) % 3;
-    world.node(follower).add_learner(member).await.unwrap();
+    world.node(follower).add_learner(joining(&world, joiner)).await.unwrap();
     world.converge().await;
     assert_eq!(world.status(joiner).role, Role::Learner);
     assert_eq!(world.status(joiner).id, world.hosts[joiner].id);
@@ -312,14 +316,7 @@ async fn a_change_whose_leader_died_in_the_middle_is_completed_by_the_next() {
     world.start_all().await;
     let leader = world.wait_leader().await;
     let joiner = world.start_joiner().await;
-    let member = Member {
-        id: world.hosts[joiner].id,
-        name: world.hosts[joiner].name.clone(),
-        peer_urls: vec![format!("http://m{joiner}:2380")],
-        client_urls: vec![],
-        learner: true,
-    };
-    world.node(leader).add_learner(member).await.unwrap();
+    world.node(leader).add_learner(joining(&world, joiner)).await.unwrap();
     world.converge().await;
     // The first of its two steps is made, and then the leader is gone: as if it had died there.
     let gone = (leader + 1) % 3;
@@ -392,10 +389,7 @@ async fn users_come_along_with_a_snapshot() {
     for step in steps {
         world.node(leader).propose(vec![kontiki_mvcc::Command::Auth(step)], None).await.unwrap();
     }
-    for i in 0..300 {
-        write(&world.node(leader), &format!("k{}", i % 90), &"x".repeat(1_000)).await.unwrap();
-    }
-    sleep_ms(20_000).await;
+    outgrow(&world, leader).await;
     assert!(world.node(leader).inner.log.status().purged.index.get() > 100, "the entries with the users are gone");
     world.start(away).await;
     world.converge().await;
